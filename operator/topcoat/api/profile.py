@@ -121,9 +121,9 @@ class Limits(Section):
 
     max_epochs: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Most training.epochs."""
-    max_gpus: Annotated[int, Field(ge=0, le=1024, alias="maxGPUs")] | None = None
+    max_gpus: Annotated[Annotated[int, Field(ge=0, le=1024)] | None, Field(alias="maxGPUs")] = None
     """Most GPUs of a run, over all nodes."""
-    max_gpu_hours: Annotated[Decimal, Field(alias="maxGPUHours")] | None = None
+    max_gpu_hours: Annotated[Decimal | None, Field(alias="maxGPUHours")] = None
     """Most GPU hours of a run; jobs without a budget get this one."""
     max_dataset_bytes: Annotated[int, Field(ge=1)] | None = None
     """Largest data set, in bytes."""
