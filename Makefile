@@ -1,0 +1,80 @@
+# Everything runs from here. Plain `make` lists the targets; only Python 3.11 or later must be there already.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup venv demo test quick lint fix generate pins clean
+
+# The first of these that is recent enough. Say PYTHON=/path/to/python to use another.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+UV := .tools/uv/bin/uv
+PINS := constraints/dev.txt constraints/demo-model.txt
+PIN := $(UV) pip compile --universal --python-version 3.11 --upgrade --generate-hashes --no-header --no-annotate --quiet
+# Test processes at once; each holds a copy of torch, hence the cap.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
+# Extra words for pytest: make test PYTEST="-k gate"
+PYTEST ?=
+
+# uv never fetches a Python of its own, trusts what this machine trusts, and is given time on a slow line.
+export UV_PYTHON_DOWNLOADS := never
+export UV_SYSTEM_CERTS ?= 1
+export UV_HTTP_TIMEOUT ?= 300
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Another environment's packages must not leak into this one.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: .venv/ready ## Set up .venv from the pinned, hashed packages (skipped when nothing changed)
+
+venv: setup ## The same as setup
+
+demo: setup ## Tune a real small model on a real task and see the verdict: minutes, no GPU
+	@$(BIN)/topcoat demo
+
+test: lint ## Run all that CI runs: lint, then every test
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(PYTEST)
+
+quick: setup ## Run the tests that take seconds
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m "not slow" $(PYTEST)
+
+lint: setup ## Check style, types and who may import whom
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+fix: setup ## Mend style where a tool can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+generate: setup ## Write again what is generated from the API: crds/ and docs/reference/
+	@$(BIN)/python tools/generate.py
+
+pins: $(UV) ## Renew constraints/: the newest versions that pyproject.toml allows, with their hashes
+	@$(PIN) pyproject.toml --extra dev --output-file constraints/dev.txt
+	@$(PIN) pyproject.toml --extra operator --constraint constraints/dev.txt --output-file constraints/operator.txt
+	@$(PIN) pyproject.toml --extra trainer --constraint constraints/dev.txt --output-file constraints/trainer.txt
+	@$(PIN) constraints/uv.in --output-file constraints/uv.txt
+	@$(PIN) constraints/demo-model.in --no-deps --output-file constraints/demo-model.txt
+
+clean: ## Remove what make made; keeps .topcoat/, where your jobs and versions are
+	@rm -rf .venv .tools build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find operator trainer tests tools -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/ready: $(PINS) pyproject.toml | $(UV)
+	@if [[ ! -x $(BIN)/python ]]; then $(UV) venv --quiet --python "$$(.tools/uv/bin/python -c 'import sys; print(sys.executable)')" .venv; fi
+	@echo "Setting up .venv (the first time downloads about 3 GB, most of it PyTorch)"
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes $(PINS)
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(UV): constraints/uv.txt
+	@if [[ -z "$(PYTHON)" ]]; then echo "Topcoat needs Python 3.11 or later with its venv module; none is on PATH. Install one, or say: make PYTHON=/path/to/python" >&2; exit 1; fi
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Topcoat needs Python 3.11 or later; $(PYTHON) is $$("$(PYTHON)" --version 2>&1)." >&2; exit 1; }
+	@"$(PYTHON)" -m venv --clear .tools/uv || { echo "This Python cannot make environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@.tools/uv/bin/python -m pip install --quiet --require-hashes --requirement constraints/uv.txt
+	@touch $@
