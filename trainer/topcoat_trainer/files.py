@@ -67,7 +67,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            temporary.replace(path)
             sync_directory(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -126,7 +126,7 @@ def publish(temporary: Path, final: Path) -> None:
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists() or final.is_symlink():
             raise FileExistsError(errno.EEXIST, "already published", str(final))
-        os.rename(temporary, final)
+        temporary.rename(final)
         sync_directory(final.parent)
         if temporary.parent != final.parent:
             sync_directory(temporary.parent)
@@ -138,7 +138,7 @@ def remove_tree(directory: Path) -> None:
         directory.unlink(missing_ok=True)
         return
     doomed = directory.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}")
-    os.rename(directory, doomed)
+    directory.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
