@@ -26,16 +26,20 @@ def _decimal_is_a_string(value: Any) -> Any:
     return value
 
 
-_STRING_ONLY = BeforeValidator(_decimal_is_a_string, json_schema_input_type=str)
+# The JSON schema of the string must be given again: a BeforeValidator may accept anything, so pydantic asks for it.
+_DecimalText = Annotated[str, StringConstraints(pattern=DECIMAL_PATTERN, max_length=28)]
+_FractionText = Annotated[str, StringConstraints(pattern=FRACTION_PATTERN, max_length=16)]
+_BelowOneText = Annotated[str, StringConstraints(pattern=BELOW_ONE_PATTERN, max_length=16)]
+_ConfidenceText = Annotated[str, StringConstraints(pattern=CONFIDENCE_PATTERN, max_length=8)]
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=63)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 Text = Annotated[str, StringConstraints(max_length=1024)]
 Column = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-Decimal = Annotated[str, _STRING_ONLY, StringConstraints(pattern=DECIMAL_PATTERN, max_length=28)]
-Fraction = Annotated[str, _STRING_ONLY, StringConstraints(pattern=FRACTION_PATTERN, max_length=16)]
-BelowOne = Annotated[str, _STRING_ONLY, StringConstraints(pattern=BELOW_ONE_PATTERN, max_length=16)]
-Confidence = Annotated[str, _STRING_ONLY, StringConstraints(pattern=CONFIDENCE_PATTERN, max_length=8)]
+Decimal = Annotated[_DecimalText, BeforeValidator(_decimal_is_a_string, json_schema_input_type=_DecimalText)]
+Fraction = Annotated[_FractionText, BeforeValidator(_decimal_is_a_string, json_schema_input_type=_FractionText)]
+BelowOne = Annotated[_BelowOneText, BeforeValidator(_decimal_is_a_string, json_schema_input_type=_BelowOneText)]
+Confidence = Annotated[_ConfidenceText, BeforeValidator(_decimal_is_a_string, json_schema_input_type=_ConfidenceText)]
 Quantity = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=28)]
 Time = Annotated[str, StringConstraints(pattern=TIME_PATTERN, max_length=40)]
 RelativePath = Annotated[str, StringConstraints(pattern=RELATIVE_PATH_PATTERN, max_length=253)]
