@@ -29,6 +29,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: .venv/ready ## Set up .venv from the pinned, hashed packages (skipped when nothing changed)
+	@:
 
 venv: setup ## The same as setup
 
