@@ -1,5 +1,4 @@
-"""What may stand in no tracked file: names of package registries' hosts, paths of one machine, words of how the work was
-organised."""
+"""What may stand in no tracked file: names of package registries' hosts, paths of one machine."""
 
 from __future__ import annotations
 

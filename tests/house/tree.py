@@ -23,11 +23,8 @@ def _known_to_git(root: Path) -> list[Path]:
 
 def source_files(root: Path) -> list[Path]:
     """Python files of the two packages."""
-    return [
-        path
-        for path in files(root, ".py")
-        if path.relative_to(root).parts[:2] in {(folder, package) for folder, package in SOURCE_ROOTS.items()}
-    ]
+    packages = set(SOURCE_ROOTS.items())
+    return [path for path in files(root, ".py") if path.relative_to(root).parts[:2] in packages]
 
 
 def plant(root: Path, content: dict[str, str]) -> Path:
