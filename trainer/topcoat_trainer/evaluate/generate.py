@@ -1,0 +1,76 @@
+"""Greedy answers in batches: always the likeliest token, until an end token or the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from topcoat_trainer.evaluate import prompt
+from topcoat_trainer.evaluate.prefix import Ids
+from topcoat_trainer.evaluate.prompt import Plan, Prompted
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """When an answer ends: at one of `ends` (which is left out of the answer) or after `max_tokens`."""
+
+    ends: frozenset[int]
+    max_tokens: int
+
+
+def end_tokens(model: Any, tokenizer: Any, *more: int) -> frozenset[int]:
+    """What the tokenizer, the model's generation settings and the template end a turn with."""
+    ends: set[int] = set(more)
+    if tokenizer.eos_token_id is not None:
+        ends.add(int(tokenizer.eos_token_id))
+    settings = getattr(model, "generation_config", None)
+    stated = getattr(settings, "eos_token_id", None)
+    ends.update(stated if isinstance(stated, (list, tuple)) else [] if stated is None else [int(stated)])
+    return frozenset(ends)
+
+
+def generate(model: Any, prompts: Sequence[Ids], stop: Stop, plan: Plan | None = None) -> list[list[int]]:
+    """The answer's tokens for every prompt, in the order of the prompts."""
+    answers: list[list[int]] = [[] for _ in prompts]
+    if not prompts:
+        return answers
+    for batch in prompt.read(model, prompts, plan or prompt.plan_for(model, prompts)):
+        for row, answer in zip(list(batch.rows), continued(model, batch, stop), strict=True):
+            answers[row] = answer
+    return answers
+
+
+@torch.inference_mode()
+def continued(model: Any, batch: Prompted, stop: Stop) -> list[list[int]]:
+    """Answers of one batch, whose cache is used up. Rows that ended leave the batch once half of it has ended."""
+    answers: list[list[int]] = [[] for _ in batch.rows]
+    active = list(range(len(batch.rows)))
+    for count in range(1, stop.max_tokens + 1):
+        tokens = batch.logits.argmax(dim=-1)
+        running = []
+        for place, token in enumerate(tokens.tolist()):
+            i = active[place]
+            if i < 0:
+                continue
+            if token in stop.ends:
+                active[place] = -1
+                continue
+            answers[i].append(token)
+            running.append(place)
+        if not running or count == stop.max_tokens:
+            break
+        if len(running) <= len(active) // 2:
+            batch, tokens = batch.take(running), tokens[running]
+            active = [active[place] for place in running]
+        _advance(model, batch, tokens[:, None])
+    return answers
+
+
+def _advance(model: Any, batch: Prompted, tokens: torch.Tensor) -> None:
+    if batch.mask is not None:
+        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(tokens), 1)], dim=1)
+    batch.logits = prompt.step(model, batch, tokens, batch.lengths[:, None], keep=1)[:, -1]
+    batch.lengths = batch.lengths + 1

@@ -1,0 +1,124 @@
+"""Reads prompts in batches and stops where the answer begins: what free and constrained answers share.
+
+Every batch gives exactly what its rows give alone (up to rounding): left padding is masked and positions are counted
+without it. Where a model does not bear padding, rows of equal length are batched instead (`padding_is_exact`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache
+
+from topcoat_trainer.evaluate import prefix as prefixes
+from topcoat_trainer.evaluate.prefix import Ids, Prefix
+
+BATCH_ROWS = 64
+BATCH_TOKENS = 6144
+# Two orders of magnitude above fp32 rounding, far below what a wrong mask or position does.
+TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 3e-1}
+
+
+@dataclass(slots=True)
+class Prompted:
+    """A batch whose prompts are read. Row i is prompt `rows[i]`; `logits` predict its first answer token."""
+
+    rows: list[int]
+    cache: Cache
+    mask: torch.Tensor | None
+    lengths: torch.Tensor
+    logits: torch.Tensor
+
+    def take(self, chosen: Sequence[int]) -> Prompted:
+        """A batch of the chosen rows of this one, repeats allowed; this one stays usable."""
+        index = torch.tensor(list(chosen), dtype=torch.long, device=self.logits.device)
+        return Prompted(
+            [self.rows[i] for i in chosen],
+            prefixes.taken(self.cache, index),
+            None if self.mask is None else self.mask[index],
+            self.lengths[index],
+            self.logits[index],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How prompts are batched. `padded` False: only rows of equal length share a batch, and no prefix is shared."""
+
+    padded: bool = True
+    shared: bool = True
+    rows: int = BATCH_ROWS
+    tokens: int = BATCH_TOKENS
+
+
+def batches(lengths: Sequence[int], plan: Plan) -> list[list[int]]:
+    """Row indices, longest first, so that little is padded and a lack of memory shows at once."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    found: list[list[int]] = []
+    for i in order:
+        room = found and len(found[-1]) < plan.rows and (len(found[-1]) + 1) * lengths[found[-1][0]] <= plan.tokens
+        if room and (plan.padded or lengths[found[-1][0]] == lengths[i]):
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return found
+
+
+def read(model: Any, prompts: Sequence[Ids], plan: Plan) -> Iterator[Prompted]:
+    """Batch after batch, longest prompts first."""
+    length = prefixes.shared_length(prompts) if plan.padded and plan.shared else 0
+    prefix = prefixes.prefix_or_none(model, prompts[0][:length]) if length else None
+    for rows in batches([len(prompt) for prompt in prompts], plan):
+        yield read_batch(model, [prompts[i] for i in rows], rows, prefix, padded=plan.padded)
+
+
+@torch.inference_mode()
+def read_batch(
+    model: Any, prompts: Sequence[Ids], rows: list[int], prefix: Prefix | None, *, padded: bool
+) -> Prompted:
+    width = max(len(prompt) for prompt in prompts)
+    pads = [width - len(prompt) for prompt in prompts]
+    ids = torch.tensor([[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)])
+    mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    cache = prefixes.expanded(model, prefix, pads) if prefix else prefixes.empty_cache(model)
+    batch = Prompted(rows, cache, mask if padded else None, mask.sum(dim=1), torch.empty(0))
+    start = len(prefix) if prefix else 0
+    batch.logits = step(model, batch, ids[:, start:], _positions(mask)[:, start:], keep=1)[:, -1]
+    return batch
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def step(model: Any, batch: Prompted, ids: torch.Tensor, positions: torch.Tensor, keep: int) -> torch.Tensor:
+    """Feeds tokens after the batch's cache (which grows) and gives the logits of the last `keep` columns, in fp32."""
+    arguments: dict[str, Any] = {"logits_to_keep": keep} if prefixes.accepts(model, "logits_to_keep") else {}
+    if batch.mask is not None:
+        arguments["attention_mask"] = batch.mask
+        if prefixes.accepts(model, "position_ids"):
+            arguments["position_ids"] = positions
+    output = model(input_ids=ids, past_key_values=batch.cache, use_cache=True, **arguments)
+    logits: torch.Tensor = output.logits[:, -keep:].float()
+    return logits
+
+
+@torch.inference_mode()
+def padding_is_exact(model: Any, prompts: Sequence[Ids]) -> bool:
+    """Whether the shortest prompt gives the same distribution alone as it does padded beside the longest."""
+    short, long = min(prompts, key=len), max(prompts, key=len)
+    pair = [long[-96:], short[-48:]]
+    alone = read_batch(model, [pair[1]], [0], None, padded=False).logits[0]
+    beside = read_batch(model, pair, [0, 1], None, padded=True).logits[1]
+    difference = (alone.log_softmax(-1) - beside.log_softmax(-1)).abs().max().item()
+    return difference <= TOLERANCE.get(model.dtype, 2e-3)
+
+
+def plan_for(model: Any, prompts: Sequence[Ids]) -> Plan:
+    """Padded batches with a shared prefix where the model bears them; checked, not assumed."""
+    exact = prefixes.has_only_attention(prefixes.empty_cache(model)) and padding_is_exact(model, prompts)
+    return Plan(padded=exact, shared=exact)
