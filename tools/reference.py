@@ -39,7 +39,9 @@ def _rows(path: str, schema: dict[str, Any]) -> Iterator[str]:
     required = set(schema.get("required", []))
     for name, node in schema.get("properties", {}).items():
         place = f"{path}.{name}"
-        default = f"`{node['default']}`" if node.get("default") not in (None, {}, []) else ""
+        default = (
+            f"`{node['default']}`" if node.get("default") not in (None, []) and node.get("type") != "object" else ""
+        )
         text = node.get("description", "").replace("|", "\\|")
         star = " *" if name in required else ""
         yield f"| `{place}`{star} | {_type(node)} | {default} | {text} |"

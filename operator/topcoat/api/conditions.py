@@ -91,8 +91,9 @@ _OWN: tuple[Reason, ...] = (
     Reason("Completed", "done", (_C.TRAINED, _C.EVALUATED, _C.RECONCILING)),
     Reason("CandidatePromoted", "the candidate won and was promoted", (_C.READY, _C.PROMOTED)),
     Reason("CandidateRejected", "the candidate was not better; what served before serves on", (_C.READY, _C.PROMOTED)),
-    Reason("CandidateInconclusive", "the evidence does not decide; what served before serves on",
-           (_C.READY, _C.PROMOTED)),
+    Reason(
+        "CandidateInconclusive", "the evidence does not decide; what served before serves on", (_C.READY, _C.PROMOTED)
+    ),
     Reason("AwaitingApproval", "a winner waits for a person", (_C.READY, _C.PROMOTED, _C.STALLED)),
     Reason("PromotionOff", "promotion.policy is Never", (_C.READY, _C.PROMOTED)),
     Reason("RolledBack", "a person went back to an earlier version", (_C.READY, _C.PROMOTED)),

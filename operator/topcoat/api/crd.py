@@ -16,9 +16,22 @@ from topcoat.api.section import Section
 
 Json = dict[str, Any]
 _KEPT = (
-    "type", "description", "pattern", "format", "enum", "minimum", "maximum", "minLength", "maxLength", "minItems",
-    "maxItems", "maxProperties", "default", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
-    "x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields",
+    "type",
+    "description",
+    "pattern",
+    "format",
+    "enum",
+    "minimum",
+    "maximum",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "maxProperties",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-preserve-unknown-fields",
 )
 
 
@@ -48,7 +61,10 @@ class Kind:
 
 KINDS: tuple[Kind, ...] = (
     Kind(
-        FineTuneJob, "finetunejobs", "ftj", "Namespaced",
+        FineTuneJob,
+        "finetunejobs",
+        "ftj",
+        "Namespaced",
         (
             Column("Phase", ".status.phase"),
             Column("Progress", ".status.progress.percent"),
@@ -66,12 +82,18 @@ KINDS: tuple[Kind, ...] = (
         selectable=(".spec.profile", ".spec.suspend", ".status.phase"),
     ),
     Kind(
-        FineTuneProfile, "finetuneprofiles", "ftp", "Cluster",
+        FineTuneProfile,
+        "finetuneprofiles",
+        "ftp",
+        "Cluster",
         (Column("Age", ".metadata.creationTimestamp", "date"),),
         categories=("topcoat",),
     ),
     Kind(
-        ModelServer, "modelservers", "ms", "Namespaced",
+        ModelServer,
+        "modelservers",
+        "ms",
+        "Namespaced",
         (
             Column("Base", ".spec.baseModel.name"),
             Column("Ready", ".status.readyReplicas", "integer"),
@@ -188,7 +210,10 @@ def _sections_in(annotation: Any) -> list[type[Section]]:
     """The API classes that an annotation mentions, however deep (Annotated, unions, tuples, dicts)."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
-    parts = (*getattr(annotation, "__args__", ()), *([annotation.__origin__] if hasattr(annotation, "__origin__") else []))
+    parts = (
+        *getattr(annotation, "__args__", ()),
+        *([annotation.__origin__] if hasattr(annotation, "__origin__") else []),
+    )
     return [found for part in parts for found in _sections_in(part)]
 
 
@@ -205,20 +230,23 @@ def _node(node: Json, sections: list[type[Section]], definitions: Json) -> Json:
             schema["description"] = _one_line(schema["description"])
         if "items" in merged:
             schema["items"] = _node(merged["items"], sections, definitions)
-        if isinstance(merged.get("additionalProperties"), dict):
-            schema["additionalProperties"] = _node(merged["additionalProperties"], sections, definitions)
-            _with_key_rule(schema, merged)
+        _with_map(schema, merged, sections, definitions)
         _with_int_or_string(schema, merged, definitions)
         if schema.get("x-kubernetes-preserve-unknown-fields"):
             schema.setdefault("type", "object")
         if "const" in merged:
             schema["enum"] = [merged["const"]]
             schema["type"] = "string"
-    if "default" in node:
-        schema["default"] = {} if schema.get("type") == "object" else node["default"]
-        if node["default"] is None:
-            del schema["default"]
+    if node.get("default") is not None:
+        # Whole objects, not {}: the API server checks a default against the rules before it fills in what lies below.
+        schema["default"] = _without_null(node["default"])
     return schema
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(part) for key, part in value.items() if part is not None}
+    return value
 
 
 def _merged(node: Json, definitions: Json) -> Json:
@@ -251,19 +279,18 @@ def _with_int_or_string(schema: Json, merged: Json, definitions: Json) -> None:
     ]
 
 
-def _with_key_rule(schema: Json, merged: Json) -> None:
-    """Structural schemas have no propertyNames: a rule says it."""
-    names = merged.get("propertyNames", {})
-    if "pattern" not in names:
+def _with_map(schema: Json, merged: Json, sections: list[type[Section]], definitions: Json) -> None:
+    """A map's values are additionalProperties; patternProperties are not structural, so a rule checks the keys."""
+    patterns = merged.get("patternProperties", {})
+    values = next(iter(patterns.values()), merged.get("additionalProperties"))
+    if not isinstance(values, dict):
         return
-    pattern = names["pattern"].replace("\\", "\\\\")
-    limit = names.get("maxLength", 253)
-    schema["x-kubernetes-validations"] = [
-        {
-            "rule": f"self.all(key, size(key) <= {limit} && key.matches('{pattern}'))",
-            "message": f"keys must match {names['pattern']} and have at most {limit} characters",
-        }
-    ]
+    schema["additionalProperties"] = _node(values, sections, definitions)
+    for pattern in patterns:
+        quoted = pattern.replace("\\", "\\\\")
+        schema["x-kubernetes-validations"] = [
+            {"rule": f"self.all(key, key.matches('{quoted}'))", "message": f"keys must match {pattern}"}
+        ]
 
 
 def _one_line(text: str) -> str:

@@ -159,6 +159,15 @@ class Guard(Section):
 class Dataset(Section):
     """The rows to learn from and the rows to be judged on."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.guards.all(guard, self.guards.exists_one(other, other.name == guard.name))",
+            lambda m: len({guard.name for guard in m.guards}) == len(m.guards),
+            "the names of guards must differ",
+            "guards",
+        ),
+    )
+
     train: DataSource
     """Training rows."""
     evaluation: DataSource | None = None
@@ -171,6 +180,10 @@ class Dataset(Section):
     """Names of the columns, where they are unusual."""
     validation: Validation = Validation()
     """How strict the check of the rows is."""
-    guards: Annotated[tuple[Guard, ...], Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "map",
-                      "x-kubernetes-list-map-keys": ["name"]})] = ()
+    guards: Annotated[
+        tuple[Guard, ...],
+        Field(
+            max_length=8, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+        ),
+    ] = ()
     """Suites on which the candidate may not get worse."""

@@ -73,8 +73,12 @@ class Evaluation(Section):
         Baseline.RETRIEVAL,
     )
     """Cheaper ways to stand beside the tuned model, where they apply. They inform; they do not decide."""
-    metrics: Annotated[tuple[Metric, ...], Field(max_length=7, json_schema_extra={"x-kubernetes-list-type": "map",
-                       "x-kubernetes-list-map-keys": ["name"]})] = ()
+    metrics: Annotated[
+        tuple[Metric, ...],
+        Field(
+            max_length=7, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+        ),
+    ] = ()
     """Measures; the first one is shown in status. Empty: those that fit the data."""
     generation: Generation = Generation()
     """How answers are generated."""

@@ -42,17 +42,15 @@ class FineTuneJobSpec(Section):
         ),
         Rule(
             "!(self.method.type == 'Full' && self.serving.engine == 'VLLM' && self.serving.mode == 'Shared')",
-            lambda s: not (
-                s.method.type == "Full" and s.serving.engine == Engine.VLLM and s.serving.mode == Mode.SHARED
+            lambda s: (
+                not (s.method.type == "Full" and s.serving.engine == Engine.VLLM and s.serving.mode == Mode.SHARED)
             ),
             "vLLM cannot share a server among full-weight tails: use serving.mode Dedicated or engine Transformers",
             "serving",
         ),
         Rule(
             "!has(self.training.earlyStopping) || self.training.epochs > 1 || has(self.training.maxSteps)",
-            lambda s: s.training.early_stopping is None
-            or s.training.epochs > 1
-            or s.training.max_steps is not None,
+            lambda s: s.training.early_stopping is None or s.training.epochs > 1 or s.training.max_steps is not None,
             "training.earlyStopping needs more than one epoch, or maxSteps",
             "training",
         ),

@@ -45,8 +45,7 @@ class Lifecycle(Section):
     """`ReduceMicroBatch`: halve it at the same effective batch size and go on."""
 
 
-ResourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9A-Z]([-a-z0-9A-Z._/]*[a-z0-9A-Z])?$",
-                                                max_length=253)]
+ResourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9A-Z]([-a-z0-9A-Z._/]*[a-z0-9A-Z])?$", max_length=253)]
 
 
 class Resources(Section):
@@ -129,8 +128,10 @@ class Tracking(Section):
     """Which tracker."""
     project: Name | None = None
     """Project or experiment name."""
-    uri: Annotated[str, StringConstraints(pattern=r"^(https?://[^ ]+|[A-Za-z0-9_][A-Za-z0-9._/-]*)$",
-                                          max_length=512)] | None = None
+    uri: (
+        Annotated[str, StringConstraints(pattern=r"^(https?://[^ ]+|[A-Za-z0-9_][A-Za-z0-9._/-]*)$", max_length=512)]
+        | None
+    ) = None
     """The tracker's address; for TensorBoard a folder below the run's own."""
     secret_ref: SecretReference | None = None
     """Secret with the tracker's token."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from topcoat.api.section import Lenient
 
 GROUP = "topcoat.dev"
 VERSION = "v1alpha1"
-API_VERSION: Final[Literal["topcoat.dev/v1alpha1"]] = "topcoat.dev/v1alpha1"
+API_VERSION: Final = "topcoat.dev/v1alpha1"
 
 
 class ObjectMeta(Lenient):

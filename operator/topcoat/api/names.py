@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def run_name(run: int) -> str:
-    """Name of a run: r1, r2 …"""
+    """Name of a run, as r1."""
     return f"r{run}"
 
 

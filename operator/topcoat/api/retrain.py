@@ -10,8 +10,12 @@ from pydantic import Field, StringConstraints
 from topcoat.api.field import Time
 from topcoat.api.section import Rule, Section
 
-Cron = Annotated[str, StringConstraints(pattern=r"^(@(hourly|daily|weekly|monthly|yearly)|([0-9A-Za-z*,/#?-]+ ){4}[0-9A-Za-z*,/#?-]+)$",
-                                        max_length=100)]
+Cron = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(@(hourly|daily|weekly|monthly|yearly)|([0-9A-Za-z*,/#?-]+ ){4}[0-9A-Za-z*,/#?-]+)$", max_length=100
+    ),
+]
 TimeZone = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", max_length=64)]
 
 

@@ -6,6 +6,7 @@ the manifest corpus proves that both say the same.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -43,6 +44,11 @@ class Section(BaseModel):
         if broken:
             raise ValueError("; ".join(broken))
         return self
+
+    @classmethod
+    def read(cls, body: object) -> Self:
+        """The object in what a YAML or JSON reader returned. Strict: the text "3" is not the number 3."""
+        return cls.model_validate_json(json.dumps(body), strict=True)
 
     def as_json(self) -> dict[str, Any]:
         """The object as it is written: camelCase, absent fields left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -57,7 +58,7 @@ class Analysis(Section):
 
 
 def _rising(weights: list[int]) -> bool:
-    return all(left < right for left, right in zip(weights, weights[1:], strict=False))
+    return all(left < right for left, right in itertools.pairwise(weights))
 
 
 class Rollout(Section):

@@ -125,5 +125,3 @@ class Training(Section):
 def default_learning_rate(method_type: str) -> float:
     """The learning rate when none is given, by method."""
     return 1e-5 if method_type == "Full" else 2e-4
-
-
