@@ -199,6 +199,7 @@ SOUND_TREE = {
     "operator/topcoat/__init__.py": "",
     "operator/topcoat/api/__init__.py": "",
     "operator/topcoat/plan/__init__.py": "",
+    "operator/topcoat/manifests/__init__.py": "",
     "operator/topcoat/cli/__init__.py": "",
     "operator/topcoat/cli/app.py": "def main() -> None: print('help')\n",
     "operator/topcoat/handlers/__init__.py": "",
@@ -219,7 +220,7 @@ def sound(tmp_path: Path) -> Path:
 def test_a_sound_small_tree_passes(sound: Path) -> None:
     assert contract_results(sound)[:2] == (CONTRACTS, 0)
     assert meetings(sound) == ([], 1)
-    assert clock_readings(sound) == ([], 2)
+    assert clock_readings(sound) == ([], 3)
     assert failed_imports(sound, "topcoat", TORCH)[0] == []
 
 
@@ -245,8 +246,9 @@ def test_each_contract_fails_when_its_rule_is_broken(sound: Path, file: str, lin
 
 
 def test_a_pure_room_that_is_not_listed_is_caught(sound: Path) -> None:
-    text = (sound / ".importlinter").read_text().replace("    topcoat.api\nforbidden", "forbidden")
-    (sound / ".importlinter").write_text(text)
+    before, after = (sound / ".importlinter").read_text().split("[importlinter:contract:pure-rooms]")
+    after = after.replace("    topcoat.api\n", "", 1)
+    (sound / ".importlinter").write_text(f"{before}[importlinter:contract:pure-rooms]{after}")
     assert "topcoat.api is not listed" in unlisted_pure_rooms(sound)[0]
 
 
