@@ -75,7 +75,7 @@ clean: ## Remove what make made; keeps .topcoat/, where your jobs and versions a
 
 $(UV): constraints/uv.txt
 	@if [[ -z "$(PYTHON)" ]]; then echo "Topcoat needs Python 3.11 or later with its venv module; none is on PATH. Install one, or say: make PYTHON=/path/to/python" >&2; exit 1; fi
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Topcoat needs Python 3.11 or later; $(PYTHON) is $$("$(PYTHON)" --version 2>&1)." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Topcoat needs Python 3.11 or later; $(PYTHON) is older, or is no Python." >&2; exit 1; }
 	@"$(PYTHON)" -m venv --clear .tools/uv || { echo "This Python cannot make environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@.tools/uv/bin/python -m pip install --quiet --require-hashes --requirement constraints/uv.txt
 	@touch $@
