@@ -57,6 +57,7 @@ def render(report: EvaluationReport) -> str:
             tone=page.TONES[report.verdict],
             meaning=page.meaning(report),
             headline=page.headline(report),
+            labels_given=page.labels_given(report),
             worth_it=page.worth_it(report, rows),
             rows=rows,
             others=page.other_scores(report),

@@ -99,7 +99,8 @@ def headline(report: EvaluationReport) -> str:
     """The first sentence: what was compared, on how many rows, by how much, how surely."""
     measure, metric = wording.measure(report.metric), report.metric
     better = "Lower is better. " if measure.lower_is_better else ""
-    against = f"{wording.score(metric, report.base)} for the base model"
+    labels = ", given the labels" if labels_given(report) else ""
+    against = f"{wording.score(metric, report.base)} for the base model{labels}"
     if report.serving is not None:
         against += f" and {wording.score(metric, report.serving)} for {report.serving_version or 'what serves now'}"
     bound = wording.difference(metric, report.lower_bound)
@@ -109,6 +110,11 @@ def headline(report: EvaluationReport) -> str:
         f"The improvement on the base model is {wording.difference(metric, report.delta)}; "
         f"its lower bound{_confidence(report)} is {bound}."
     )
+
+
+def labels_given(report: EvaluationReport) -> bool:
+    """Whether the base model's first score is that of choosing among the labels, not of a free answer."""
+    return any(score.subject == "base" + CONSTRAINED and score.metric == report.metric for score in report.scores)
 
 
 def _confidence(report: EvaluationReport) -> str:
