@@ -16,6 +16,8 @@ PIN := $(UV) pip compile --universal --python-version 3.11 --upgrade --generate-
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
 # Extra words for pytest: make test PYTEST="-k gate"
 PYTEST ?=
+# Extra words for the demo: make demo DEMO="--json figures.json"
+DEMO ?=
 
 # uv never fetches a Python of its own, trusts what this machine trusts, and is given time on a slow line.
 export UV_PYTHON_DOWNLOADS := never
@@ -34,7 +36,7 @@ setup: .venv/ready ## Set up .venv from the pinned, hashed packages (skipped whe
 venv: setup ## The same as setup
 
 demo: setup ## Tune a real small model on a real task and see the verdict: minutes, no GPU
-	@$(BIN)/topcoat demo
+	@$(BIN)/topcoat demo $(DEMO)
 
 test: lint ## Run all that CI runs: lint, then every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(PYTEST)
