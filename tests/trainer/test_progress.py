@@ -1,0 +1,72 @@
+"""Progress is whole, seldom enough, and never ends a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from topcoat.api.report import Progress
+from topcoat_trainer import progress
+from topcoat_trainer.progress import Reporter
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_it_is_written_in_kubeflows_shape_at_most_once_a_second(tmp_path: Path) -> None:
+    clock, told = Clock(), list[Progress]()
+    reporter = Reporter(tmp_path / "p.json", told.append, clock)
+    reporter.stage("Training")
+    for step in range(1, 11):
+        clock.now += 0.3
+        reporter.share(step / 20, metrics={"loss": 0.5}, step=(step, 20), tokens_per_second=12.34)
+    found = read(tmp_path / "p.json")
+    assert found["metrics"] == [{"name": "loss", "value": "0.5"}]
+    assert found["totalSteps"] == 20
+    assert found["tokensPerSecond"] == 12.3
+    assert 8 < found["progressPercentage"] < 80
+    assert found["estimatedRemainingSeconds"] > 3
+    assert found["lastUpdatedTime"].endswith("Z")
+    assert len(told) == 3
+
+
+def test_every_stage_is_further_than_the_one_before() -> None:
+    seen = [progress.percentage(stage, share) for stage in progress.STAGES for share in (0.0, 0.5, 1.0)]
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0, 100)
+
+
+def test_the_estimate_leaves_out_what_an_earlier_attempt_did(tmp_path: Path) -> None:
+    clock = Clock()
+    reporter = Reporter(tmp_path / "p.json", clock=clock)
+    reporter.stage("Training")
+    reporter.resumed(0.5)
+    clock.now += 10
+    reporter.share(0.75)
+    # A quarter in ten seconds, a quarter left, and a third of the stage's width after it.
+    assert read(tmp_path / "p.json")["estimatedRemainingSeconds"] == pytest.approx(10 + 40 * 20 / 72, abs=1)
+
+
+def test_the_end_says_so(tmp_path: Path) -> None:
+    reporter = Reporter(tmp_path / "p.json")
+    reporter.stage("Sealed")
+    found = read(tmp_path / "p.json")
+    assert (found["progressPercentage"], found["estimatedRemainingSeconds"]) == (100, 0)
+
+
+def test_progress_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Reporter(tmp_path / "none" / "p.json").stage("Training")
+    assert "progress could not be written" in caplog.text

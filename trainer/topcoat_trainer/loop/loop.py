@@ -1,0 +1,342 @@
+"""The training loop: resume, step, watch, checkpoint, until done. Written once, for CPU and GPU.
+
+Loss is the mean over the step's learnt tokens, whatever the micro-batches; nothing that is not finite is kept.
+A step depends on (seed, step number, weights) alone, so a run that was killed ends bit for bit as one that was not.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from topcoat_trainer import batches, layers
+from topcoat_trainer.errors import BudgetExceeded, Diverged, OutOfMemory, Stopped
+from topcoat_trainer.loop import loss as losses
+from topcoat_trainer.loop import optimizer as optimizers
+from topcoat_trainer.loop.checkpoint import Checkpoint, Store
+from topcoat_trainer.loop.course import Around, Course, State, Trained
+from topcoat_trainer.loop.journal import Journal
+
+logger = logging.getLogger(__name__)
+
+# A run of one epoch is watched this often; longer ones at the end of each epoch.
+WATCHES = 10
+
+
+class NotFinite(Exception):
+    """A number of this step is infinite or not a number."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, as torch says it on a GPU and on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def fingerprint(parameters: optimizers.Parameters) -> str:
+    """Digest of the trained weights: equal before and after means that nothing was learnt."""
+    digest = hashlib.sha256()
+    for parameter in parameters.values():
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class Loop:
+    """One training of one course."""
+
+    def __init__(self, course: Course) -> None:
+        self.course = course
+        self.order = course.settings.order(len(course.rows))
+        self.parameters = {name: p for name, p in course.model.named_parameters() if p.requires_grad}
+        self.untrained = fingerprint(self.parameters)
+        self.optimizer = optimizers.adamw(self.parameters, course.settings.weight_decay)
+        self.scaler = torch.amp.GradScaler(course.device.type, enabled=course.dtype is torch.float16)
+        self.store = Store(
+            course.folder / "checkpoints", identity=course.identity, keep=course.settings.checkpoints_kept
+        )
+        self.journal = Journal(course.folder / "metrics.jsonl")
+        self.state = State(portion=course.portion)
+        self.packing = course.settings.packing
+        self.logits: Callable[..., torch.Tensor] = losses.logits_at
+        self.saved_at = -1
+
+    def run(self) -> Trained:
+        """Trains to the end, or raises: Stopped, BudgetExceeded (both after a checkpoint), Diverged, OutOfMemory."""
+        resumed_from = self._resume()
+        self._look_at_the_model()
+        try:
+            with self.course.stop.patient():
+                self._said_at, self._said_tokens = time.monotonic(), self.state.tokens
+                self.course.reporter.resumed(self.state.step / self.order.total_steps)
+                while not self._done():
+                    self._leave_if_asked()
+                    try:
+                        self._step()
+                    except NotFinite as error:
+                        self._roll_back(error)
+        finally:
+            self.journal.close()
+        self._keep_the_best()
+        if fingerprint(self.parameters) == self.untrained:
+            raise Diverged("the weights are as they were before the run: nothing was learnt")
+        return self._trained(resumed_from)
+
+    def _done(self) -> bool:
+        return self.state.stopped_early or self.state.step >= self.order.total_steps
+
+    def _resume(self) -> int | None:
+        """Goes to the newest valid checkpoint; without one, to the beginning."""
+        found = self.store.newest()
+        if found is None:
+            self.journal.rewind(0)
+            return None
+        self._load(found)
+        self.state.resumed += 1
+        logger.info("resumed from the checkpoint of step %d", found.step)
+        return found.step
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        self._load_weights(checkpoint)
+        optimizers.restore(self.optimizer, self.parameters, checkpoint.optimizer)
+        self.state = State.of_json(dict(checkpoint.state))
+        if self.state.scaler:
+            self.scaler.load_state_dict(self.state.scaler)
+        self.saved_at = self.state.step
+        self.journal.rewind(self.state.step)
+
+    def _load_weights(self, checkpoint: Checkpoint) -> None:
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(checkpoint.weights[name])
+
+    def _look_at_the_model(self) -> None:
+        """Finds out, by computing both ways, whether the head may be narrowed and rows may be packed."""
+        course = self.course
+        course.model.train(mode=False)
+        learnable = next(index for index in range(len(course.rows)) if batches.learnt_tokens(course.rows, [index]))
+        trial = batches.batch(course.rows, [learnable], packing=False).to(course.device)
+        why = losses.head_misfit(course.model, trial.inputs(), trial.selected)
+        if why:
+            self.logits = losses.logits_everywhere
+            self._note(f"logits are computed at all positions: {why}")
+        why = batches.misfit(course.model, course.rows, self._logits) if self.packing else ""
+        if why:
+            self.packing = False
+            self._note(f"rows are padded instead of packed: {why}")
+
+    def _logits(self, batch: batches.Batch) -> torch.Tensor:
+        moved = batch.to(self.course.device)
+        return self.logits(self.course.model, moved.inputs(), moved.selected)
+
+    def _note(self, note: str) -> None:
+        logger.info("%s", note)
+        if note not in self.state.notes:
+            self.state.notes.append(note)
+
+    # One step.
+
+    def _step(self) -> None:
+        began = time.monotonic()
+        settings, state = self.course.settings, self.state
+        chosen = self.order.of_step(state.step)
+        loss = self._gradients(chosen)
+        self.scaler.unscale_(self.optimizer)
+        limit = settings.max_grad_norm or math.inf
+        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        self._demand(math.isfinite(loss), "the loss")
+        # With FP16 an overflow is how the scaler finds its scale: it leaves the step out and halves the scale.
+        overflow = self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
+        self._demand(math.isfinite(norm) or overflow, "a gradient")
+        rate = optimizers.learning_rate(
+            state.step,
+            self.order.total_steps,
+            peak=settings.learning_rate,
+            warmup_ratio=settings.warmup_ratio,
+            scheduler=settings.scheduler,
+        )
+        optimizers.set_rate(self.optimizer, rate)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        weights = nn.utils.get_total_norm(parameter.detach() for parameter in self.parameters.values())
+        self._demand(bool(weights.isfinite()), "a trained weight")
+        state.step += 1
+        tokens = sum(len(self.course.rows[index].ids) for index in chosen)
+        self._after_step(
+            {
+                "step": state.step,
+                "epoch": round(self.order.epochs_done(state.step), 4),
+                "loss": loss,
+                "learningRate": rate,
+                "gradNorm": norm if math.isfinite(norm) else None,
+                "tokens": tokens,
+            },
+            began,
+        )
+
+    def _demand(self, finite: bool, what: str) -> None:
+        if not finite:
+            raise NotFinite(f"{what} of step {self.state.step + 1} is not finite")
+
+    def _gradients(self, chosen: tuple[int, ...]) -> float:
+        """Gradients of the step's mean loss, in portions; smaller ones, for good, when memory runs out."""
+        while True:
+            parts = self.state.portion.parts(self.course.rows, chosen)
+            try:
+                return self._accumulated(parts, batches.learnt_tokens(self.course.rows, chosen))
+            except (RuntimeError, MemoryError) as error:
+                largest = max(len(part) for part in parts)
+                if not out_of_memory(error):
+                    raise
+                if largest == 1 or not self.course.settings.reduce_micro_batch:
+                    raise OutOfMemory(f"memory ran out with {largest} rows in a forward pass") from error
+            # Here, not above: while the exception lives, so do the frames that hold the tensors.
+            self._retreat(largest)
+
+    def _accumulated(self, parts: list[list[int]], learnt: int) -> float:
+        course = self.course
+        layers.training_mode(course.model, course.boundary)
+        torch.manual_seed((course.settings.seed * 1_000_003 + self.state.step) % (1 << 63))
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=course.device)
+        for part in parts:
+            loss = self._loss(course.around, batches.batch(course.rows, part, packing=self.packing)) / learnt
+            torch.autograd.backward(self.scaler.scale(loss))
+            total += loss.detach()
+        return float(total)
+
+    def _loss(self, around: Around, batch: batches.Batch) -> torch.Tensor:
+        device, dtype = self.course.device, self.course.dtype
+        with around(batch), torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+            return losses.summed(self._logits(batch), batch.targets.to(device))
+
+    def _retreat(self, largest: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.course.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.state.portion = self.state.portion.halved(largest)
+        self._note(
+            f"memory ran out with {largest} rows in a forward pass; {self.state.portion.rows} from step "
+            f"{self.state.step + 1} on"
+        )
+
+    # After a step.
+
+    def _after_step(self, line: dict[str, float | None], began: float) -> None:
+        improved = False
+        if self._watches():
+            watched_loss = self._watched_loss()
+            line["holdoutLoss"] = watched_loss
+            improved = self._judge(watched_loss)
+        seconds = time.monotonic() - began
+        self.state.seconds += seconds
+        self.state.tokens += int(line["tokens"] or 0)
+        self.journal.write({**line, "seconds": round(seconds, 4)})
+        self._report(line)
+        if self._done() or improved or self.state.step % self.course.settings.checkpoint_interval_steps == 0:
+            self._save()
+
+    def _watches(self) -> bool:
+        if not self.course.watched:
+            return False
+        total, per_epoch = self.order.total_steps, self.order.steps_per_epoch
+        interval = per_epoch if total > per_epoch else -(-total // WATCHES)
+        return self.state.step == total or self.state.step % interval == 0
+
+    def _watched_loss(self) -> float:
+        """Mean loss per learnt token of the watched rows."""
+        course = self.course
+        course.model.train(mode=False)
+        everything = range(len(course.watched))
+        total = torch.zeros((), device=course.device)
+        with torch.no_grad():
+            for part in self.state.portion.parts(course.watched, everything):
+                batch = batches.batch(course.watched, part, packing=self.packing)
+                total += self._loss(course.around_watched, batch)
+        mean = float(total) / max(1, batches.learnt_tokens(course.watched, everything))
+        self._demand(math.isfinite(mean), "the held-out loss")
+        return mean
+
+    def _judge(self, watched_loss: float) -> bool:
+        """Early stopping: whether this is the best step so far; sets `stopped_early` when patience is at its end."""
+        settings, state = self.course.settings, self.state
+        if settings.patience is None:
+            return False
+        if state.best_loss is None or watched_loss < state.best_loss - settings.min_delta:
+            state.best_loss, state.best_step, state.worse = watched_loss, state.step, 0
+            return True
+        state.worse += 1
+        state.stopped_early = state.worse >= settings.patience
+        return False
+
+    def _report(self, line: dict[str, float | None]) -> None:
+        names = ("loss", "learningRate", "gradNorm", "holdoutLoss", "epoch")
+        spent = max(1e-9, time.monotonic() - self._said_at)
+        self.course.reporter.share(
+            self.state.step / self.order.total_steps,
+            metrics={name: value for name in names if (value := line.get(name)) is not None},
+            step=(self.state.step, self.order.total_steps),
+            tokens_per_second=(self.state.tokens - self._said_tokens) / spent,
+        )
+
+    def _save(self) -> None:
+        """A checkpoint of this step, unless it has one."""
+        if self.saved_at == self.state.step:
+            return
+        self.journal.sync()
+        self.state.scaler = self.scaler.state_dict()
+        weights = {name: parameter.detach().cpu().contiguous() for name, parameter in self.parameters.items()}
+        moments = optimizers.state(self.optimizer, self.parameters)
+        pinned = [self.state.best_step] if self.course.settings.patience is not None else []
+        self.store.save(Checkpoint(self.state.step, weights, moments, self.state.as_json()), pinned)
+        self.saved_at = self.state.step
+
+    def _leave_if_asked(self) -> None:
+        budget = self.course.settings.budget_seconds
+        if self.course.stop.asked:
+            self._save()
+            raise Stopped(f"stopped as asked; step {self.state.step} of {self.order.total_steps} is saved")
+        if budget is not None and self.state.seconds >= budget:
+            self._save()
+            raise BudgetExceeded(f"the budget is used up; step {self.state.step} of {self.order.total_steps} is saved")
+
+    def _roll_back(self, error: NotFinite) -> None:
+        """Once to the last checkpoint (all of which are finite): chance, a bad bit, may not strike twice."""
+        found = None if self.state.rolled_back else self.store.newest()
+        if found is None:
+            raise Diverged(str(error)) from error
+        self.optimizer.zero_grad(set_to_none=True)
+        self._load(found)
+        self.state.rolled_back = True
+        self._note(f"{error}: went back to the checkpoint of step {found.step}")
+
+    def _keep_the_best(self) -> None:
+        if self.course.settings.patience is None or self.state.best_loss is None:
+            return
+        if self.state.best_step != self.state.step:
+            self._load_weights(self.store.load(self.state.best_step))
+        if self.state.stopped_early:
+            self._note(
+                f"stopped early at step {self.state.step} of {self.order.total_steps}: the held-out loss no "
+                f"longer fell; the weights are those of step {self.state.best_step}"
+            )
+
+    def _trained(self, resumed_from: int | None) -> Trained:
+        state = self.state
+        return Trained(
+            steps=state.step,
+            target_steps=state.step if state.stopped_early else self.order.total_steps,
+            epochs=self.order.epochs_done(state.step),
+            tokens=state.tokens,
+            seconds=state.seconds,
+            resumed=state.resumed,
+            resumed_from_step=resumed_from,
+            notes=tuple(state.notes),
+        )
