@@ -111,7 +111,8 @@ def score(subject: str, value: float, metric: str = "Accuracy", **more: Any) -> 
 
 def scores(candidate: float, serving: float | None) -> list[Score]:
     rows = [
-        score("candidate", candidate, prompt_tokens=60.2, seconds_per_answer=0.061),
+        score("candidate", candidate, prompt_tokens=60.2, seconds_per_answer=0.061, note="constrained to the labels"),
+        score("candidate free", candidate - 0.004, prompt_tokens=60.2, seconds_per_answer=0.19, note="free answer"),
         score("base", 0.0, prompt_tokens=60.2, seconds_per_answer=0.41, note="free answer, compared after trimming"),
         score("base constrained", 0.39, prompt_tokens=60.2, seconds_per_answer=0.058),
         score("prompt", 0.48, prompt_tokens=517.4, seconds_per_answer=0.49, note="24 training examples"),
@@ -143,7 +144,7 @@ def comparison(against: str, delta: float, verdict: Verdict, **changes: Any) -> 
         "confidence": 0.95,
         "samples": 300,
         "verdict": verdict,
-        "sentence": f"against {against}",
+        "sentence": f"Accuracy went from 39.0 % ({against}) to 81.7 % on 300 held-out rows.",
     }
     return Comparison(**(facts | changes))
 
@@ -206,7 +207,16 @@ def promoted(**changes: Any) -> EvaluationReport:
         "samples": 300,
         "scores": scores(0.817, 0.767),
         "comparisons": [comparison("base", 0.427, Verdict.PROMOTE), comparison("serving", 0.05, Verdict.PROMOTE)],
-        "guards": [comparison("base", -0.002, Verdict.PROMOTE, metric="Loss", needed=-0.02)],
+        "guards": [
+            comparison(
+                "base",
+                -0.002,
+                Verdict.PROMOTE,
+                metric="Loss",
+                needed=-0.02,
+                sentence="Guard small-talk: loss went from 2.1 to 2.2.",
+            )
+        ],
         "wins": [pair(row) for row in range(3, 143, 7)],
         "losses": [pair(row, -1.0) for row in range(5, 40, 7)],
         "confusion": confusion(),

@@ -59,16 +59,22 @@ def test_the_page_opens_with_the_verdict_its_meaning_and_its_reasons(
     assert text.index(verdict) < text.index(consequence) < text.index(report.reasons[0]) < text.index(report.rule)
 
 
+def test_a_serving_version_that_could_not_be_scored_goes_on_serving_all_the_same() -> None:
+    assert "v1 goes on serving" in page.meaning(reports.rejected(serving=None))
+    assert "Nothing else serves" in page.meaning(reports.inconclusive())
+
+
 def test_the_score_table_ends_with_the_tuned_model_and_says_whether_it_was_worth_it() -> None:
     report = reports.promoted()
     rows = page.score_rows(report)
     assert [row.name for row in rows] == [
-        "Base model",
+        "Base model, free answer",
         "Base model, given the labels",
         "Base model, examples in the prompt",
         "Base model, nearest examples in the prompt",
         "Text classifier, no language model",
         "Serving now: v1",
+        "Tuned: v2, free answer",
         "Tuned: v2",
     ]
     said = page.worth_it(report, rows)

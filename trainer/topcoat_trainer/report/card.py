@@ -61,7 +61,7 @@ def limitations(report: EvaluationReport) -> list[str]:
         (data.invalid > 0, f"{data.invalid} rows were left out because they could not be used."),
     ]
     sentences = [sentence for holds, sentence in found if holds]
-    return sentences + _weak_labels(report) + [f"Guard: {guard.sentence}" for guard in report.guards]
+    return sentences + _weak_labels(report) + [guard.sentence for guard in report.guards]
 
 
 def _weak_labels(report: EvaluationReport) -> list[str]:

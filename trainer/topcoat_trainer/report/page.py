@@ -52,7 +52,8 @@ CHART_NAMES = SUBJECTS | {
     "retrieval": "Base, nearest examples",
     "classifier": "Text classifier",
 }
-CONSTRAINED = " constrained"
+CONSTRAINED, FREE = " constrained", " free"
+"""Endings of a subject's name: it chose among the labels, or wrote by itself. Without one, the task's usual way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Matrix:
 
 def meaning(report: EvaluationReport) -> str:
     """What the verdict means for this version and for what served before."""
-    served = report.serving_version if report.serving is not None else None
+    served = report.serving_version
     rest = (
         ""
         if report.verdict is Verdict.PROMOTE
@@ -114,7 +115,7 @@ def headline(report: EvaluationReport) -> str:
 
 def labels_given(report: EvaluationReport) -> bool:
     """Whether the base model's first score is that of choosing among the labels, not of a free answer."""
-    return any(score.subject == "base" + CONSTRAINED and score.metric == report.metric for score in report.scores)
+    return _both_ways(report, report.metric)
 
 
 def _confidence(report: EvaluationReport) -> str:
@@ -124,7 +125,7 @@ def _confidence(report: EvaluationReport) -> str:
 
 def worth_it(report: EvaluationReport, rows: Sequence[ScoreRow]) -> str:
     """How the tuned model stands against the best cheaper way, in score and prompt length; empty without one."""
-    cheaper = [row for row in rows if row.role == "other"]
+    cheaper = [row for row in rows if _kind(row.score) not in ("candidate", "serving")]
     tuned = next((row.score for row in rows if row.score.subject == "candidate"), None)
     if not cheaper or tuned is None:
         return ""
@@ -163,25 +164,37 @@ def other_scores(report: EvaluationReport) -> tuple[list[str], list[tuple[str, s
     return metrics, list(table.values())
 
 
+def _kind(score: Score) -> str:
+    """Whose score it is, however it was asked."""
+    return score.subject.removesuffix(CONSTRAINED).removesuffix(FREE)
+
+
 def _place(score: Score) -> tuple[int, int]:
-    kind = score.subject.removesuffix(CONSTRAINED)
-    order = list(SUBJECTS)
-    return order.index(kind) if kind in order else order.index("serving"), score.subject.endswith(CONSTRAINED)
+    """In the order of SUBJECTS, unknown ones before what serves; a free answer before the other one."""
+    kind, order = _kind(score), list(SUBJECTS)
+    place = order.index(kind) if kind in order else order.index("serving")
+    return place, 0 if score.subject.endswith(FREE) else 1 if score.subject == kind == "base" else 2
 
 
 def _name(score: Score, report: EvaluationReport, names: dict[str, str] = SUBJECTS) -> str:
-    kind = score.subject.removesuffix(CONSTRAINED)
+    kind = _kind(score)
     name = names.get(kind, kind)
     if kind == "candidate":
         name = f"{name}: {report.lineage.version}"
     elif kind == "serving" and report.serving_version:
         name = f"{name}: {report.serving_version}"
-    return f"{name}, given the labels" if score.subject.endswith(CONSTRAINED) else name
+    if score.subject.endswith(CONSTRAINED):
+        return f"{name}, given the labels"
+    by_itself = score.subject.endswith(FREE) or (score.subject == "base" and _both_ways(report, score.metric))
+    return f"{name}, free answer" if by_itself else name
+
+
+def _both_ways(report: EvaluationReport, metric: str) -> bool:
+    return any(score.subject == "base" + CONSTRAINED and score.metric == metric for score in report.scores)
 
 
 def _role(score: Score) -> str:
-    kind = score.subject.removesuffix(CONSTRAINED)
-    return kind if kind in ("candidate", "serving") else "other"
+    return score.subject if score.subject in ("candidate", "serving") else "other"
 
 
 def score_chart(report: EvaluationReport, rows: Sequence[ScoreRow]) -> chart.Picture:

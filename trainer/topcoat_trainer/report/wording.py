@@ -30,6 +30,7 @@ MEASURES = {
     "F1": Measure("F1"),
     "RougeL": Measure("ROUGE-L"),
     "JSONValid": Measure("valid JSON"),
+    "FieldAccuracy": Measure("right fields"),
     "Loss": Measure("loss per token", "plain", lower_is_better=True),
     "Perplexity": Measure("perplexity", "plain", lower_is_better=True),
 }
