@@ -30,7 +30,7 @@ class TooLong(RowError):
     """A row longer than the limit, where it may not be cut."""
 
     def __init__(self, tokens: int, limit: int, what: str = "the row") -> None:
-        super().__init__(Kind.TOO_LONG, f"{what} has {tokens:,} tokens; training.maxSequenceLength is {limit:,}")
+        super().__init__(Kind.TOO_LONG, f"{what} has {tokens:,} tokens; {limit:,} are allowed")
         self.tokens = tokens
 
 
@@ -46,14 +46,22 @@ class Rendered:
 
 def load_tokenizer(path: Path) -> Any:
     """The base model's tokenizer as its tokenizer.json says, without importing torch (AutoTokenizer would)."""
+    if not (
+        path / "tokenizer.json"
+    ).is_file():  # vocab.json and merges.txt alone: only the model's own class knows more
+        from transformers import AutoTokenizer
+
+        chosen: Any = AutoTokenizer
+        return chosen.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-    if not (path / "tokenizer.json").is_file():
-        raise BaseModelError(
-            "tokenizer.json is missing", where=str(path), hint="use a base model that is stored with its fast tokenizer"
-        )
     backend: Any = TokenizersBackend
     return backend.from_pretrained(str(path), local_files_only=True)
+
+
+def limit(wanted: int, model_positions: int) -> int:
+    """Tokens of a row at most: training.maxSequenceLength, or the model's positions (0: unknown) if they are fewer."""
+    return min(wanted, model_positions) if model_positions else wanted
 
 
 class Renderer:

@@ -115,7 +115,7 @@ def test_loss_on_all_learns_the_prompt_too_but_not_the_first_token() -> None:
 
 
 def test_a_row_that_is_too_long_fails_with_both_numbers() -> None:
-    with pytest.raises(TooLong, match=r"tokens; training\.maxSequenceLength is 20"):
+    with pytest.raises(TooLong, match=r"tokens; 20 are allowed\. To fix it: raise training\.maxSequenceLength"):
         Renderer(chat.tokenizer(), 20).row(asked("x" * 50, "y"))
 
 

@@ -15,6 +15,7 @@ from topcoat_trainer.errors import DataError
 NAMED_ROWS = 5
 MESSAGE_LIMIT = 900
 SHOWN_TEXT_LIMIT = 2000
+SHOWN_COLUMNS = 8
 # A key is shown only if it looks like a column's name: a CSV without a header has a row's text in its place.
 COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,29}")
 
@@ -62,7 +63,7 @@ FIXES: dict[Kind, str] = {
     Kind.NOT_UTF8: "save the file as UTF-8 (iconv -f latin1 -t utf-8, or `CSV UTF-8` in a spreadsheet)",
     Kind.COLUMN_COUNT: "give each row as many fields as the header, and quote fields that hold separators or newlines",
     Kind.UNKNOWN_SHAPE: "use messages, prompt and completion, instruction and output, text and label, or text; "
-    "or name your columns in dataset.columns",
+    "or name your columns in dataset.columns (a CSV starts with a header)",
     Kind.MIXED_SHAPES: "give all rows of a file one shape, or set dataset.format to the one that is meant",
     Kind.MISSING_FIELD: "fill in the field, or name the right column in dataset.columns",
     Kind.WRONG_TYPE: "give the field the type that the message names",
@@ -122,10 +123,10 @@ def shown(text: str) -> str:
 def column_names(keys: Iterable[object]) -> str:
     """Keys of a row, as far as they look like names of columns."""
     names = [str(key) for key in keys]
-    good = [name for name in names if COLUMN_NAME.fullmatch(name)][:8]
-    rest = len(names) - len(good)
-    more = f"{rest} more" if good else f"{rest} that do not look like names of columns"
-    return ", ".join(good + ([more] if rest else [])) or "none"
+    good = [name for name in names if COLUMN_NAME.fullmatch(name)]
+    odd = len(names) - len(good)
+    parts = [*good[:SHOWN_COLUMNS], *([f"{len(good) - SHOWN_COLUMNS} more"] if len(good) > SHOWN_COLUMNS else [])]
+    return ", ".join([*parts, *([f"{odd} that do not look like names of columns"] if odd else [])]) or "none"
 
 
 def summary(problems: Sequence[Problem]) -> str:

@@ -1,0 +1,200 @@
+"""The prepare stage: `python -m topcoat_trainer.prepare --run-file F`. Resolves, checks, counts, estimates; torch-free.
+
+Writes prepared.json and termination.json into the run's folder. Says no before anything expensive is asked for; with
+unchanged inputs it is done in a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pydantic
+
+from topcoat.api.dataset import Dataset
+from topcoat.api.exits import BY_CODE
+from topcoat.api.report import BaseModelCard, DataCard, Outcome, PrepareReport, Termination
+from topcoat.api.run import RunFile
+from topcoat_trainer import estimate, files, model_file, render, source
+from topcoat_trainer.data import dataset
+from topcoat_trainer.digest import DigestBook, combined
+from topcoat_trainer.errors import OutOfMemory, TrainerError, UserInputError
+
+PREPARED = "prepared.json"
+TERMINATION = "termination.json"
+# Part of the key of remembered data cards: raised whenever this code would find something else in the same files.
+FINDINGS_FORMAT = "1"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prepares one run; the exit code is one of topcoat.api.exits."""
+    parser = argparse.ArgumentParser(prog="topcoat_trainer.prepare", description="Check and count a run's inputs.")
+    parser.add_argument("--run-file", type=Path, required=True, help="JSON file written by the planner")
+    options = parser.parse_args(arguments)
+    try:
+        run = read_run_file(options.run_file)
+    except TrainerError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code.value
+    folder = Path(run.paths.run)
+    last_word = attempt(run, folder)
+    files.write_json(folder / TERMINATION, last_word.as_json())
+    if last_word.outcome is Outcome.FAILED:
+        sys.stderr.write(f"{last_word.message}. To fix it: {last_word.hint}\n")
+    return last_word.exit_code
+
+
+def read_run_file(path: Path) -> RunFile:
+    """The run file, or UserInputError."""
+    try:
+        return RunFile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserInputError(
+            f"the run file cannot be read ({type(error).__name__})", where=str(path), hint="give a run file's path"
+        ) from None
+    except pydantic.ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserInputError(
+            f"not a run file: {place}: {first['msg']}",
+            where=str(path),
+            hint="let topcoat write it; versions must match",
+        ) from None
+
+
+def attempt(run: RunFile, folder: Path) -> Termination:
+    """Prepares, and turns whatever happens into a last word without any row's text."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        report = prepare(run)
+        files.write_json(folder / PREPARED, report.as_json())
+        return Termination(outcome=Outcome.PREPARED)
+    except TrainerError as error:
+        return failure(error)
+    except MemoryError:
+        return failure(OutOfMemory("memory ran out while the data was checked", hint="split the data file"))
+    except Exception as error:  # noqa: BLE001 (the process's last line of defence; the type and place are kept)
+        return failure(TrainerError(f"{type(error).__name__} at {_place(error)}"))
+
+
+def _place(error: Exception) -> str:
+    """Where it happened. The exception's own words are left out: they may quote a row."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
+
+
+def failure(error: TrainerError) -> Termination:
+    """The last word of a process that says no."""
+    meaning = BY_CODE[error.exit_code.value]
+    place = f"{error.where}: " if error.where else ""
+    return Termination(
+        outcome=Outcome.FAILED,
+        exit_code=error.exit_code.value,
+        category=meaning.category,
+        reason=meaning.reason,
+        message=f"{place}{error.message}"[:1024],
+        hint=error.hint[:512],
+    )
+
+
+def prepare(run: RunFile) -> PrepareReport:
+    """All that can be known of a run before a weight is loaded."""
+    started = time.monotonic()
+    where = source.places(run)
+    book = DigestBook(where.cache / "digests.json")
+    folder = source.model(run.base_model, where)
+    facts = model_file.inspect(folder.path, book.sha256)
+    found = data_files(run.dataset, where)
+    card = _data_card(run, facts, found, book)
+    book.keep()
+    return PrepareReport(
+        base_model=model_card(folder, facts),
+        dataset=card,
+        train_path=str(found.train.path),
+        evaluation_path=str(found.evaluation.path) if found.evaluation else None,
+        estimate=estimate.estimate(facts, card, run.method, run.training),
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def data_files(spec: Dataset, where: source.Places) -> dataset.DataFiles:
+    """The files of a job's data set, found and checked to be plain files."""
+    return dataset.DataFiles(
+        train=source.data(spec.train, where),
+        evaluation=source.data(spec.evaluation, where) if spec.evaluation else None,
+        guards={guard.name: source.data(guard.source, where) for guard in spec.guards},
+    )
+
+
+def model_card(folder: source.ModelFolder, facts: model_file.ModelFacts) -> BaseModelCard:
+    """What is known of the base model."""
+    return BaseModelCard(
+        id=folder.id,
+        uri=folder.uri,
+        path=str(facts.path),
+        revision=folder.revision or facts.digest,
+        digest=facts.digest,
+        config_digest=facts.config_digest,
+        architecture=facts.architecture,
+        layers=facts.layers,
+        hidden_size=facts.hidden_size,
+        parameters=facts.parameters,
+        bytes=facts.parameter_bytes,
+    )
+
+
+def _data_card(run: RunFile, facts: model_file.ModelFacts, found: dataset.DataFiles, book: DigestBook) -> DataCard:
+    """The data card: remembered if neither the files nor what is asked of them changed."""
+    digest = _data_digest(found, book)
+    note = Path(run.paths.cache) / "prepared" / f"{_findings_key(run, facts, digest)}.json"
+    if note.is_file():
+        try:
+            return DataCard.model_validate_json(note.read_bytes())
+        except (pydantic.ValidationError, OSError):
+            note.unlink(missing_ok=True)
+    made = dataset.assemble(found, run.dataset, renderer(run, facts))
+    card = made.card.model_copy(update={"digest": digest})
+    note.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(note, card.as_json())
+    return card
+
+
+def renderer(run: RunFile, facts: model_file.ModelFacts) -> render.Renderer:
+    """The renderer of a run: the model's positions bound the rows' length too."""
+    limit = render.limit(run.training.max_sequence_length, facts.max_positions)
+    tokenizer = render.load_tokenizer(facts.path)
+    return render.Renderer(tokenizer, limit, run.training.loss_on, run.dataset.validation.on_too_long)
+
+
+def _data_digest(found: dataset.DataFiles, book: DigestBook) -> str:
+    """One digest over all data files, by their roles."""
+    for file in (found.train, found.evaluation, *found.guards.values()):
+        if file is not None:
+            file.open().close()  # a missing file, a folder or a link is said in words before it is read
+    roles = [("train", book.sha256(found.train.path))]
+    if found.evaluation is not None:
+        roles.append(("evaluation", book.sha256(found.evaluation.path)))
+    roles += [(f"guard {name}", book.sha256(file.path)) for name, file in sorted(found.guards.items())]
+    return combined(roles)
+
+
+def _findings_key(run: RunFile, facts: model_file.ModelFacts, digest: str) -> str:
+    """All that the data card depends on. A file's ending counts: it says how the file is read."""
+    asked = {
+        "format": FINDINGS_FORMAT,
+        "data": digest,
+        "model": facts.digest,
+        "dataset": run.dataset.as_json(),
+        "length": run.training.max_sequence_length,
+        "lossOn": run.training.loss_on.value,
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
