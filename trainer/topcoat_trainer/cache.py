@@ -98,7 +98,7 @@ def _against(demand: Demand, size: int) -> str:
         (demand.epochs <= 1 and demand.mode is not CacheMode.ENABLED, "each row is read once only"),
         (
             demand.medium is CacheMedium.VOLUME,
-            "activations are kept in memory only, and activationCache.medium is Volume",
+            "activations are kept in memory only, but activationCache.medium is Volume",
         ),
         (size > limit, f"it needs {_mebibytes(size)}, and activationCache.sizeLimit is {_mebibytes(limit)}"),
         (size > free, f"it needs {_mebibytes(size)}, and {_mebibytes(free)} of memory may be used"),
@@ -129,7 +129,7 @@ class BoundaryCache:
     def fill(
         self, rows: Sequence[TokenRow], batch_tokens: int = FILL_TOKENS, progress: Progress = lambda _, __: None
     ) -> None:
-        """Computes and keeps the states of the rows, equal rows once. Halves a portion that does not fit into memory."""
+        """Computes and keeps the states of the rows, equal rows once. A portion too large for memory is halved."""
         first: dict[tuple[int, ...], tuple[int, int]] = {}
         start = 0
         for row in rows:

@@ -69,14 +69,15 @@ def check_method(method_type: str, device: Device) -> None:
             where="method.type",
             hint="use method.type LoRA, which needs memory for the whole base model",
         )
-    try:
-        importlib.import_module("bitsandbytes")
-    except ImportError as error:
-        raise UserInputError(
-            "QLoRA needs the package bitsandbytes, and it is not installed here",
-            where="method.type",
-            hint="use method.type LoRA, or a trainer image with bitsandbytes",
-        ) from error
+    for package in ("bitsandbytes", "accelerate"):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise UserInputError(
+                f"QLoRA needs the package {package}, and it is not installed here",
+                where="method.type",
+                hint=f"use method.type LoRA, or a trainer image with {package}",
+            ) from error
 
 
 def deterministic(seed: int, device: Device | None = None) -> None:

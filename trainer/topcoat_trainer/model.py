@@ -57,12 +57,15 @@ def load(
     facts = facts or inspect(path)
     words = tokenizer(facts)
     dtype = dtype or torch.float32
-    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}} if device != "cpu" else {"dtype": dtype}
+    options: dict[str, Any] = {"dtype": dtype}
     if four_bit:
+        options["device_map"] = {"": device}  # 4-bit weights are made on the GPU and cannot be moved there later
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     model, notes = _weights(facts, options)
+    if not four_bit and device != "cpu":
+        _move(facts, model, device)
     if len(words) > cast("torch.nn.Embedding", model.get_input_embeddings()).weight.shape[0]:
         raise BaseModelError(
             f"the tokenizer has {len(words)} tokens, but the model knows fewer",
@@ -134,6 +137,13 @@ def _from_files(facts: ModelFacts, options: dict[str, Any]) -> transformers.PreT
             hint=model_file.FETCH_HINT,
         )
     return model  # type: ignore[no-any-return]  # transformers' factories are untyped
+
+
+def _move(facts: ModelFacts, model: transformers.PreTrainedModel, device: str) -> None:
+    try:
+        cast("torch.nn.Module", model).to(device)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"the base model does not fit into the memory of {device}", where=str(facts.path)) from error
 
 
 def _refusal(facts: ModelFacts, error: Exception) -> BaseModelError:
