@@ -42,7 +42,7 @@ def test_transformers_loads_it_and_it_answers(made: model.DemoModel) -> None:
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(made.path)
-    answering = transformers.AutoModelForCausalLM.from_pretrained(made.path)
+    answering: Any = transformers.AutoModelForCausalLM.from_pretrained(made.path)
     assert sum(weights.numel() for weights in answering.parameters()) == 134_515_008
     asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is the capital of France?"}]
     tokens: Any = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")

@@ -6,6 +6,7 @@ a family (three-character code) lies wholly in training or wholly in the held-ou
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import warnings
@@ -41,12 +42,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many rows per queue, and how many one family may give, so that no family speaks for its queue."""
+    """Rows per queue, and the share of its families that is held out."""
 
     train: int = 60
     heldout: int = 26
     more: int = 40
-    per_family: int = 5
+    heldout_families: float = 0.3
+
+
+DEFAULT_SIZES = Sizes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ QUEUES = (
 )
 QUEUE_NAMES = tuple(sorted(queue.name for queue in QUEUES))
 SYSTEM = f"Sort the insurance claim into one of these queues: {', '.join(QUEUE_NAMES)}. Answer with its name only."
+
+FILES = ("claims-train.jsonl", "claims-heldout.jsonl", "claims-shuffled.jsonl", "claims-more.jsonl")
 
 _CODE = re.compile(r"\b[A-Z]\d[0-9A-Z]")
 _ASIDE = re.compile(r"\[[^\]]*\]|\([^)]*\)|,?\s*\bNOS\b")
@@ -120,17 +126,19 @@ def _terms() -> Iterator[tuple[str, str]]:
                 yield code, term
 
 
-def choose(claims: list[Claim], seed: int = 0, sizes: Sizes = Sizes()) -> ClaimsData:
-    """A balanced choice of claims. Families go to the held-out side until it is full, then to training."""
-    train, more, heldout = [], [], []
+def choose(claims: list[Claim], seed: int = 0, sizes: Sizes = DEFAULT_SIZES) -> ClaimsData:
+    """A balanced choice of claims: every queue gives as many, and every family of a side about as many as the next."""
+    train: list[Claim] = []
+    more: list[Claim] = []
+    heldout: list[Claim] = []
     for name in QUEUE_NAMES:
         dice = random.Random(f"{seed}/{name}")
-        mine = [claim for claim in claims if claim.queue == name]
-        held, rest = _split(_capped_families(mine, sizes.per_family, dice), sizes.heldout)
-        dice.shuffle(rest)
-        if len(rest) < sizes.train:
-            raise DataError(f"queue {name} has {len(rest)} training claims, and {sizes.train} are needed")
-        heldout += held
+        families = _shuffled_families([claim for claim in claims if claim.queue == name], dice)
+        border = round(len(families) * sizes.heldout_families)
+        held, rest = _in_turns(families[:border]), _in_turns(families[border:])
+        if len(held) < sizes.heldout or len(rest) < sizes.train:
+            raise DataError(f"queue {name} has {len(rest)} claims to learn and {len(held)} to hold out: too few")
+        heldout += held[: sizes.heldout]
         train += rest[: sizes.train]
         more += rest[sizes.train : sizes.train + sizes.more]
     dice = random.Random(f"{seed}/order")
@@ -139,24 +147,22 @@ def choose(claims: list[Claim], seed: int = 0, sizes: Sizes = Sizes()) -> Claims
     return ClaimsData(tuple(train), tuple(more), tuple(heldout))
 
 
-def _capped_families(claims: list[Claim], most: int, dice: random.Random) -> list[list[Claim]]:
-    """The claims by family, the families in random order, each cut to `most` claims chosen by chance."""
+def _shuffled_families(claims: list[Claim], dice: random.Random) -> list[list[Claim]]:
+    """The claims by family, the families in random order, and each family's claims too."""
     families: dict[str, list[Claim]] = defaultdict(list)
     for claim in claims:
         families[claim.family].append(claim)
     shuffled = list(families.values())
     dice.shuffle(shuffled)
-    return [dice.sample(family, min(most, len(family))) for family in shuffled]
+    for family in shuffled:
+        dice.shuffle(family)
+    return shuffled
 
 
-def _split(families: list[list[Claim]], wanted: int) -> tuple[list[Claim], list[Claim]]:
-    """Whole families until `wanted` claims are held out; what is left of the last one is used by nobody."""
-    held: list[Claim] = []
-    for index, family in enumerate(families):
-        if len(held) >= wanted:
-            return held[:wanted], [claim for other in families[index:] for claim in other]
-        held += family
-    return held[:wanted], []
+def _in_turns(families: list[list[Claim]]) -> list[Claim]:
+    """One claim of each family, then a second of each, and so on: no large family speaks for its queue."""
+    turns = itertools.zip_longest(*families)
+    return [claim for turn in turns for claim in turn if claim is not None]
 
 
 def with_wrong_queues(claims: tuple[Claim, ...], seed: int = 0) -> tuple[Claim, ...]:
@@ -178,10 +184,6 @@ def row(claim: Claim) -> rows.ChatRow:
 def write(directory: Path, seed: int = 0) -> dict[str, int]:
     """Writes the four files of the demo; says how many rows each holds."""
     data = choose(pool(), seed)
-    parts = {
-        "claims-train.jsonl": data.train,
-        "claims-heldout.jsonl": data.heldout,
-        "claims-shuffled.jsonl": with_wrong_queues(data.train, seed),
-        "claims-more.jsonl": data.train + data.more,
-    }
-    return {name: rows.write(directory / name, map(row, claims)) for name, claims in parts.items()}
+    parts = (data.train, data.heldout, with_wrong_queues(data.train, seed), data.train + data.more)
+    named = zip(FILES, parts, strict=True)
+    return {name: rows.write(directory / name, map(row, part)) for name, part in named}
