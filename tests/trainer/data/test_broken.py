@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -52,10 +53,10 @@ def test_the_corpus_has_at_least_forty_files() -> None:
 
 @pytest.mark.parametrize("case", FILES, ids=lambda case: case.name)
 def test_a_broken_file_is_refused_in_words(case: broken.Broken, tmp_path: Path, renderer: Renderer) -> None:
-    started = time.monotonic()
+    started = time.process_time()  # CPU time: the machine may be busy with other tests
     with pytest.raises(DataError) as caught:
         assembled(tmp_path, case, renderer)
-    assert time.monotonic() - started < SECONDS
+    assert time.process_time() - started < SECONDS
     error = caught.value
     assert all(part in error.message for part in case.says), error.message
     assert case.fix in error.hint, error.hint
@@ -131,9 +132,9 @@ def test_the_doctor_never_imports_torch_and_is_quick(tmp_path: Path) -> None:
         "import sys; from topcoat_trainer.data import doctor; code = doctor.main(sys.argv[1:])\n"
         "assert code == 11 and not {'torch', 'transformers'} & set(sys.modules)"
     )
-    started = time.monotonic()
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=30, stdout=subprocess.DEVNULL)
-    assert time.monotonic() - started < SECONDS
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < SECONDS
 
 
 def test_a_few_bad_rows_are_left_out_where_the_manifest_allows_it(tmp_path: Path, renderer: Renderer) -> None:

@@ -1,0 +1,192 @@
+"""The prepare stage from a run file to prepared.json: counted, estimated, quick again, honest when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import tiny_models
+from tests.trainer.data import broken
+from topcoat.api.report import Outcome, PrepareReport, Termination
+from topcoat_trainer import model_file, prepare, source
+from topcoat_trainer.data import dataset
+from topcoat_trainer.render import Renderer
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.make("llama", tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture
+def run_file(tmp_path: Path, base: Path) -> Path:
+    (tmp_path / "train.jsonl").write_bytes(broken.jsonl(*broken.labelled(120, "knee", "wrist")))
+    return written(tmp_path, base)
+
+
+def written(folder: Path, base: Path, **changes: Any) -> Path:
+    run = {
+        "name": "claims",
+        "uid": "11111111-2222",
+        "run": 0,
+        "baseModel": {"uri": f"file://{base}"},
+        "dataset": {"train": {"uri": "file://train.jsonl"}},
+        "allowLocalFiles": True,
+        "paths": {
+            "run": str(folder / "run"),
+            "versions": str(folder / "versions"),
+            "cache": str(folder / "cache"),
+            "sources": str(folder),
+        },
+        **changes,
+    }
+    path = folder / "run.json"
+    path.write_text(json.dumps(run))
+    return path
+
+
+def last_word(run_file: Path) -> Termination:
+    return Termination.model_validate_json((run_file.parent / "run" / "termination.json").read_bytes())
+
+
+def report(run_file: Path) -> PrepareReport:
+    return PrepareReport.model_validate_json((run_file.parent / "run" / "prepared.json").read_bytes())
+
+
+def test_it_finds_what_a_run_needs_to_know(run_file: Path, base: Path) -> None:
+    assert prepare.main(["--run-file", str(run_file)]) == 0
+    assert last_word(run_file).outcome is Outcome.PREPARED
+    made = report(run_file)
+    card = made.dataset
+    assert (card.format, card.task.value, card.rows) == ("Classification", "Classification", 120)
+    assert card.train_samples + card.holdout_samples == 120
+    assert card.holdout_samples >= 50
+    assert sum(card.labels.values()) == card.train_samples
+    assert card.system_prompt == "Answer with exactly one of: knee, wrist."
+    assert 0 < card.trained_tokens < card.tokens
+    assert len(card.digest) == 64
+    assert made.train_path == str(run_file.parent / "train.jsonl")
+    assert made.base_model.id == base.name
+    assert made.base_model.layers == tiny_models.LAYERS
+    assert made.estimate.memory_bytes > 700 << 20
+    assert 0 < made.estimate.trained_parameters < made.estimate.total_parameters
+    assert made.estimate.duration_seconds > 0
+
+
+def test_the_second_time_is_quick_and_reads_neither_torch_nor_a_tokenizer(run_file: Path) -> None:
+    old = time.time() - 60
+    os.utime(run_file.parent / "train.jsonl", (old, old))
+    assert prepare.main(["--run-file", str(run_file)]) == 0
+    first = report(run_file)
+    code = (
+        "import sys; from topcoat_trainer import prepare; code = prepare.main(sys.argv[1:])\n"
+        "assert code == 0 and not {'torch', 'transformers', 'datasketch', 'pyarrow'} & set(sys.modules)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code, "--run-file", str(run_file)], check=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < 3  # CPU time: the machine may be busy with other tests
+    assert report(run_file).dataset == first.dataset
+
+
+def test_the_first_time_never_imports_torch(run_file: Path) -> None:
+    code = (
+        "import sys; from topcoat_trainer import prepare; code = prepare.main(sys.argv[1:])\n"
+        "assert code == 0 and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, "--run-file", str(run_file)], check=True, timeout=60)
+
+
+def test_changed_rows_or_wishes_are_looked_at_again(run_file: Path, base: Path) -> None:
+    assert prepare.main(["--run-file", str(run_file)]) == 0
+    first = report(run_file).dataset
+    train = run_file.parent / "train.jsonl"
+    train.write_bytes(train.read_bytes() + broken.jsonl({"text": "one more", "label": "knee"}))
+    assert prepare.main(["--run-file", str(run_file)]) == 0
+    second = report(run_file).dataset
+    assert (second.rows, first.rows) == (121, 120)
+    assert second.digest != first.digest
+    written(run_file.parent, base, dataset={"train": {"uri": "file://train.jsonl"}, "holdout": {"seed": 1}})
+    assert prepare.main(["--run-file", str(run_file)]) == 0
+    third = report(run_file).dataset
+    assert third.holdout_digest != second.holdout_digest
+    assert third.digest == second.digest
+
+
+def test_the_run_assembles_exactly_what_prepare_counted(run_file: Path) -> None:
+    assert prepare.main(["--run-file", str(run_file)]) == 0
+    run = prepare.read_run_file(run_file)
+    found = prepare.data_files(run.dataset, source.places(run))
+    renderer = prepare.renderer(run, model_file.inspect(Path(report(run_file).base_model.path)))
+    made = dataset.assemble(found, run.dataset, renderer)
+    assert made.card.model_copy(update={"digest": report(run_file).dataset.digest}) == report(run_file).dataset
+    assert isinstance(renderer, Renderer)
+
+
+def test_guards_and_the_users_own_evaluation_rows_are_checked_too(run_file: Path, base: Path) -> None:
+    folder = run_file.parent
+    (folder / "held.jsonl").write_bytes(broken.jsonl(*({"text": f"new {n}", "label": "knee"} for n in range(20))))
+    (folder / "guard.jsonl").write_bytes(broken.jsonl(*broken.good(20)))
+    spec = {
+        "train": {"uri": "file://train.jsonl"},
+        "evaluation": {"uri": "file://held.jsonl"},
+        "guards": [{"name": "general", "source": {"uri": "file://guard.jsonl"}}],
+    }
+    assert prepare.main(["--run-file", str(written(folder, base, dataset=spec))]) == 0
+    card = report(run_file).dataset
+    assert (card.train_samples, card.holdout_samples) == (120, 20)
+    assert card.split_rule == "20 rows of the job's own evaluation file"
+    (folder / "guard.jsonl").write_bytes(broken.among(b"{"))
+    assert prepare.main(["--run-file", str(run_file)]) == 11
+    assert "guard.jsonl: 1 of 30 rows" in last_word(run_file).message
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dataset": {"train": {"uri": "file://none.jsonl"}}}, (11, "there is no such file")),
+        ({"dataset": {"train": {"uri": "file://bad.jsonl"}}}, (11, "row 7: not valid JSON")),
+        ({"dataset": {"train": {"uri": "s3://bucket/x"}}}, (10, "s3:// is not read yet")),
+        ({"baseModel": {"uri": "file:///nowhere/model"}}, (12, "there is no such folder")),
+        ({"allowLocalFiles": False}, (10, "local mode only")),
+        ({"method": {"layers": 99}}, (10, "5 layers")),
+        ({"training": {"maxSequenceLength": 16}}, (11, "tokens; 16 are allowed")),
+    ],
+)
+def test_each_failure_has_its_code_a_hint_and_no_row(
+    run_file: Path, base: Path, changes: dict[str, Any], expected: tuple[int, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, words = expected
+    (run_file.parent / "bad.jsonl").write_bytes(broken.among(b"{" + broken.CANARY.encode()))
+    assert prepare.main(["--run-file", str(written(run_file.parent, base, **changes))]) == code
+    word = last_word(run_file)
+    assert (word.outcome, word.exit_code) == (Outcome.FAILED, code)
+    assert words in word.message
+    assert word.hint
+    assert word.category is not None
+    assert "Xanthippe" not in word.model_dump_json() + capsys.readouterr().err
+
+
+def test_an_unknown_failure_keeps_its_words_to_itself(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken_code(*_: object) -> None:
+        raise KeyError(broken.CANARY)
+
+    monkeypatch.setattr(dataset, "assemble", broken_code)
+    assert prepare.main(["--run-file", str(run_file)]) == 1
+    assert "KeyError at test_prepare.py" in last_word(run_file).message
+    assert "Xanthippe" not in last_word(run_file).model_dump_json()
+
+
+def test_a_run_file_that_is_none_is_refused_by_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text('{"name": "x"}')
+    assert prepare.main(["--run-file", str(tmp_path / "run.json")]) == 10
+    assert "not a run file" in capsys.readouterr().err
+    assert prepare.main(["--run-file", str(tmp_path / "none.json")]) == 10
