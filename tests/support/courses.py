@@ -17,6 +17,7 @@ from topcoat_trainer import adapter, layers
 from topcoat_trainer import model as models
 from topcoat_trainer.batches import Portion
 from topcoat_trainer.example import Example, TokenRow
+from topcoat_trainer.loop import survey
 from topcoat_trainer.loop.course import Course, Settings, Trained
 from topcoat_trainer.loop.loop import Loop
 from topcoat_trainer.loop.stop import Stop
@@ -62,6 +63,7 @@ def course(
         reporter=Reporter(folder / "progress.json"),
         stop=Stop(),
     )
+    made.view = survey.view(made.model, made.rows, packing=settings.packing)
     made.reporter.stage("Training")
     for name, value in changes.items():
         setattr(made, name, value)
@@ -79,6 +81,7 @@ def train(made: Course, each_step: Callable[[Loop], None] | None = None) -> tupl
             inner()
 
         loop._step = step  # type: ignore[method-assign]  # a test looks in between the steps
+    loop.resume()
     return loop.run(), loop
 
 

@@ -21,6 +21,7 @@ from topcoat.api.training import Scheduler, default_learning_rate
 from topcoat_trainer.batches import Batch, Order, Portion
 from topcoat_trainer.boundary import Boundary
 from topcoat_trainer.example import TokenRow
+from topcoat_trainer.loop import loss as losses
 from topcoat_trainer.loop.stop import Stop
 from topcoat_trainer.progress import Reporter
 
@@ -83,6 +84,15 @@ def settings(told: RunFile, gpus: int = 0) -> Settings:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """How rows go through this model: packed or padded, and where its logits are computed (see survey.py)."""
+
+    packing: bool = True
+    logits: Callable[..., torch.Tensor] = losses.logits_at
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class Course:
     """One training: what learns, from what, how, and where it is written down."""
@@ -98,6 +108,8 @@ class Course:
     identity: str
     reporter: Reporter
     stop: Stop
+    view: View = field(default_factory=View)
+    """How the model takes its rows."""
     around: Around = nothing
     """Surrounds the forward of a batch of `rows`."""
     around_watched: Around = nothing
@@ -123,6 +135,7 @@ class State:
     stopped_early: bool = False
     resumed: int = 0
     rolled_back: bool = False
+    cache_note: str = ""
     scaler: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -146,3 +159,4 @@ class Trained:
     resumed: int
     resumed_from_step: int | None
     notes: tuple[str, ...]
+    cache_note: str = ""

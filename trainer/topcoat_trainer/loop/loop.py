@@ -11,7 +11,6 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -62,14 +61,25 @@ class Loop:
         )
         self.journal = Journal(course.folder / "metrics.jsonl")
         self.state = State(portion=course.portion)
-        self.packing = course.settings.packing
-        self.logits: Callable[..., torch.Tensor] = losses.logits_at
         self.saved_at = -1
+        self.resumed_from_step: int | None = None
+
+    def resume(self) -> bool:
+        """Goes to the newest valid checkpoint, or to the beginning. Whether steps are left to do."""
+        found = self.store.newest()
+        if found is None:
+            self.journal.rewind(0)
+        else:
+            self._load(found)
+            self.state.resumed += 1
+            self.resumed_from_step = found.step
+            logger.info("resumed from the checkpoint of step %d", found.step)
+        return not self._done()
 
     def run(self) -> Trained:
         """Trains to the end, or raises: Stopped, BudgetExceeded (both after a checkpoint), Diverged, OutOfMemory."""
-        resumed_from = self._resume()
-        self._look_at_the_model()
+        for note in self.course.view.notes:
+            self._note(note)
         try:
             with self.course.stop.patient():
                 self._said_at, self._said_tokens = time.monotonic(), self.state.tokens
@@ -85,21 +95,10 @@ class Loop:
         self._keep_the_best()
         if fingerprint(self.parameters) == self.untrained:
             raise Diverged("the weights are as they were before the run: nothing was learnt")
-        return self._trained(resumed_from)
+        return self._trained()
 
     def _done(self) -> bool:
         return self.state.stopped_early or self.state.step >= self.order.total_steps
-
-    def _resume(self) -> int | None:
-        """Goes to the newest valid checkpoint; without one, to the beginning."""
-        found = self.store.newest()
-        if found is None:
-            self.journal.rewind(0)
-            return None
-        self._load(found)
-        self.state.resumed += 1
-        logger.info("resumed from the checkpoint of step %d", found.step)
-        return found.step
 
     def _load(self, checkpoint: Checkpoint) -> None:
         self._load_weights(checkpoint)
@@ -115,24 +114,9 @@ class Loop:
             for name, parameter in self.parameters.items():
                 parameter.copy_(checkpoint.weights[name])
 
-    def _look_at_the_model(self) -> None:
-        """Finds out, by computing both ways, whether the head may be narrowed and rows may be packed."""
-        course = self.course
-        course.model.train(mode=False)
-        learnable = next(index for index in range(len(course.rows)) if batches.learnt_tokens(course.rows, [index]))
-        trial = batches.batch(course.rows, [learnable], packing=False).to(course.device)
-        why = losses.head_misfit(course.model, trial.inputs(), trial.selected)
-        if why:
-            self.logits = losses.logits_everywhere
-            self._note(f"logits are computed at all positions: {why}")
-        why = batches.misfit(course.model, course.rows, self._logits) if self.packing else ""
-        if why:
-            self.packing = False
-            self._note(f"rows are padded instead of packed: {why}")
-
     def _logits(self, batch: batches.Batch) -> torch.Tensor:
         moved = batch.to(self.course.device)
-        return self.logits(self.course.model, moved.inputs(), moved.selected)
+        return self.course.view.logits(self.course.model, moved.inputs(), moved.selected)
 
     def _note(self, note: str) -> None:
         logger.info("%s", note)
@@ -206,7 +190,9 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=course.device)
         for part in parts:
-            loss = self._loss(course.around, batches.batch(course.rows, part, packing=self.packing)) / learnt
+            loss = (
+                self._loss(course.around, batches.batch(course.rows, part, packing=self.course.view.packing)) / learnt
+            )
             torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
         return float(total)
@@ -258,7 +244,7 @@ class Loop:
         total = torch.zeros((), device=course.device)
         with torch.no_grad():
             for part in self.state.portion.parts(course.watched, everything):
-                batch = batches.batch(course.watched, part, packing=self.packing)
+                batch = batches.batch(course.watched, part, packing=self.course.view.packing)
                 total += self._loss(course.around_watched, batch)
         mean = float(total) / max(1, batches.learnt_tokens(course.watched, everything))
         self._demand(math.isfinite(mean), "the held-out loss")
@@ -328,7 +314,7 @@ class Loop:
                 f"longer fell; the weights are those of step {self.state.best_step}"
             )
 
-    def _trained(self, resumed_from: int | None) -> Trained:
+    def _trained(self) -> Trained:
         state = self.state
         return Trained(
             steps=state.step,
@@ -337,6 +323,7 @@ class Loop:
             tokens=state.tokens,
             seconds=state.seconds,
             resumed=state.resumed,
-            resumed_from_step=resumed_from,
+            resumed_from_step=self.resumed_from_step,
             notes=tuple(state.notes),
+            cache_note=state.cache_note,
         )

@@ -1,0 +1,184 @@
+"""One run, start to end: `python -m topcoat_trainer.run --run-file F`. Read `work` first: it is the table of contents.
+
+Every stage may be killed and done again; a second process on the same run is refused; the last word is always
+written; exit 0 alone proves nothing, a sealed version does. torch comes late: signals must be heard before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from topcoat.api.report import EvaluationReport, PrepareReport, Termination
+from topcoat.api.run import RunFile
+from topcoat_trainer import files, last_word, prepare, seal
+from topcoat_trainer.diary import Diary
+from topcoat_trainer.errors import Corrupt, Stopped, TrainerError
+from topcoat_trainer.loop.stop import Stop
+from topcoat_trainer.progress import Reporter
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+
+
+@dataclass(slots=True)
+class Job:
+    """What every stage needs: what is asked for, where, and whom to tell."""
+
+    run: RunFile
+    folder: Path
+    stop: Stop
+    reporter: Reporter
+    diary: Diary
+
+    @property
+    def version_folder(self) -> Path:
+        return Path(self.run.paths.versions) / self.run.version
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A stage: announced, timed, and left at once when somebody asks to stop."""
+        self.stop.check()
+        self.reporter.stage(name)
+        logger.info("%s", name)
+        with self.diary.stage(name):
+            yield
+
+
+def work(job: Job) -> Termination:
+    """The whole run. Each line may be killed and comes to the same end when it is run again."""
+    if job.version_folder.exists():
+        return _sealed_before(job)
+    with job.stage("Loading"):
+        prepared = prepare.prepare(job.run)
+        _check_inputs(job, prepared)
+        from topcoat_trainer import candidate, stage
+
+        material = stage.load(job, prepared)
+        tail = stage.attach(job, material)
+    learnt = stage.train(job, tail, material)
+    with job.stage("Evaluating"):
+        exported = candidate.export(job, material, learnt)
+        report = candidate.judge(job, exported, material, learnt)
+    with job.stage("Sealing"):
+        report = candidate.describe(exported, report)
+        digest = candidate.seal_version(job, exported, material, report)
+    _tidy(job)
+    job.reporter.stage("Sealed")
+    return last_word.sealed(job.run.version, digest, report, learnt.trained.resumed_from_step)
+
+
+def _sealed_before(job: Job) -> Termination:
+    """An attempt before this one was killed after the seal: believe the files, not the memory of it."""
+    folder = job.version_folder
+    manifest = seal.verify(folder)
+    if manifest.input_hash != job.run.input_hash or manifest.lineage.job != job.run.name:
+        raise Corrupt(
+            "a version of other inputs stands under this run's number",
+            where=str(folder),
+            hint="move it away, or give the run a number of its own",
+        )
+    _tidy(job)
+    job.reporter.stage("Sealed")
+    report = EvaluationReport.model_validate(files.read_json(folder / "evaluation.json"))
+    return last_word.sealed(job.run.version, seal.digest(folder), report)
+
+
+def _check_inputs(job: Job, found: PrepareReport) -> None:
+    """What was prepared is what is there now."""
+    path = job.folder / prepare.PREPARED
+    if not path.exists():
+        return
+    before = PrepareReport.model_validate(files.read_json(path))
+    pairs = {
+        "base model": (before.base_model.digest, found.base_model.digest),
+        "data": (before.dataset.digest, found.dataset.digest),
+    }
+    for what, (expected, digest) in pairs.items():
+        if expected != digest:
+            raise Corrupt(
+                f"the {what} changed since the run was prepared: its digest is {digest}, prepared was {expected}",
+                where=str(path),
+                hint="apply the job again: changed inputs are a new run",
+            )
+
+
+def _tidy(job: Job) -> None:
+    """What a sealed run no longer needs."""
+    for path in [job.folder / "checkpoints", *job.folder.glob("candidate-*")]:
+        files.remove_tree(path)
+    files.sweep(job.folder)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Only one process works in a run's folder; the lock dies with its process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise TrainerError(
+            "another process works on this run", where=str(folder), hint="wait for it, or end it first"
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def attempt(run: RunFile, stop: Stop) -> Termination:
+    """Does the work, and turns whatever happens into a last word. Raises only when another process has the run."""
+    folder = Path(run.paths.run)
+    with alone(folder):
+        try:
+            last_word.reserve(folder)
+            files.sweep(folder)
+            word = work(Job(run, folder, stop, Reporter(folder / "progress.json"), Diary(folder)))
+        except BaseException as error:  # noqa: BLE001 - the process's last line of defence
+            word = last_word.failed(_cause(error, stop))
+        with contextlib.suppress(TrainerError, OSError):
+            last_word.write(folder, word)
+        return word
+
+
+def _cause(error: BaseException, stop: Stop) -> TrainerError:
+    """What to say of an exception. After a signal, whatever a library made of it, it was the signal."""
+    if stop.asked and not isinstance(error, TrainerError):
+        return Stopped("stopped as asked")
+    known = last_word.known(error)
+    if known is not error:
+        # Places and code only: an exception's own words may quote a row.
+        logger.error("%s\n%s", known.message, "".join(traceback.format_tb(error.__traceback__)))
+    return known
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Carries out one run; the exit code is one of topcoat.api.exits."""
+    parser = argparse.ArgumentParser(prog="topcoat_trainer.run", description="Train, judge and seal one version.")
+    parser.add_argument("--run-file", type=Path, required=True, help="JSON file written by the planner")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    stop = Stop()
+    try:
+        with stop.listening():
+            word = attempt(prepare.read_run_file(options.run_file), stop)
+    except TrainerError as error:
+        word = last_word.failed(error)
+    if word.exit_code:
+        sys.stderr.write(f"{word.message}. To fix it: {word.hint}\n")
+    return word.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
