@@ -7,18 +7,22 @@ unchanged inputs it is done in a second.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
+import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pydantic
 
 from topcoat.api.dataset import Dataset
 from topcoat.api.exits import BY_CODE
-from topcoat.api.report import BaseModelCard, DataCard, Outcome, PrepareReport, Termination
+from topcoat.api.report import BaseModelCard, DataCard, Estimate, Outcome, PrepareReport, Termination
 from topcoat.api.run import RunFile
 from topcoat_trainer import estimate, files, model_file, render, source
 from topcoat_trainer.data import dataset
@@ -29,6 +33,7 @@ PREPARED = "prepared.json"
 TERMINATION = "termination.json"
 # Part of the key of remembered data cards: raised whenever this code would find something else in the same files.
 FINDINGS_FORMAT = "1"
+Found = TypeVar("Found", DataCard, Estimate)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -117,7 +122,7 @@ def prepare(run: RunFile) -> PrepareReport:
         dataset=card,
         train_path=str(found.train.path),
         evaluation_path=str(found.evaluation.path) if found.evaluation else None,
-        estimate=estimate.estimate(facts, card, run.method, run.training),
+        estimate=_estimate(run, facts, card),
         seconds=round(time.monotonic() - started, 3),
     )
 
@@ -151,17 +156,36 @@ def model_card(folder: source.ModelFolder, facts: model_file.ModelFacts) -> Base
 def _data_card(run: RunFile, facts: model_file.ModelFacts, found: dataset.DataFiles, book: DigestBook) -> DataCard:
     """The data card: remembered if neither the files nor what is asked of them changed."""
     digest = _data_digest(found, book)
-    note = Path(run.paths.cache) / "prepared" / f"{_findings_key(run, facts, digest)}.json"
+
+    def look() -> DataCard:
+        made = dataset.assemble(found, run.dataset, renderer(run, facts))
+        return made.card.model_copy(update={"digest": digest})
+
+    return _remembered(run, DataCard, _findings(run, facts, digest), look)
+
+
+def _estimate(run: RunFile, facts: model_file.ModelFacts, card: DataCard) -> Estimate:
+    """The estimate: remembered too, since measuring this machine takes longer than all the rest."""
+    asked = {
+        **_findings(run, facts, card.digest),
+        "method": run.method.as_json(),
+        "training": run.training.as_json(),
+        "processors": os.cpu_count(),
+    }
+    return _remembered(run, Estimate, asked, lambda: estimate.estimate(facts, card, run.method, run.training))
+
+
+def _remembered(run: RunFile, kind: type[Found], asked: dict[str, Any], look: Callable[[], Found]) -> Found:
+    """What was found when the same was asked before; otherwise looks, and notes it in the cache."""
+    key = hashlib.sha256(json.dumps([kind.__name__, asked], sort_keys=True).encode()).hexdigest()[:32]
+    note = Path(run.paths.cache) / "prepared" / f"{key}.json"
     if note.is_file():
-        try:
-            return DataCard.model_validate_json(note.read_bytes())
-        except (pydantic.ValidationError, OSError):
-            note.unlink(missing_ok=True)
-    made = dataset.assemble(found, run.dataset, renderer(run, facts))
-    card = made.card.model_copy(update={"digest": digest})
+        with contextlib.suppress(pydantic.ValidationError, OSError):
+            return kind.model_validate_json(note.read_bytes())
+    made = look()
     note.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(note, card.as_json())
-    return card
+    files.write_json(note, made.as_json())
+    return made
 
 
 def renderer(run: RunFile, facts: model_file.ModelFacts) -> render.Renderer:
@@ -183,9 +207,9 @@ def _data_digest(found: dataset.DataFiles, book: DigestBook) -> str:
     return combined(roles)
 
 
-def _findings_key(run: RunFile, facts: model_file.ModelFacts, digest: str) -> str:
-    """All that the data card depends on. A file's ending counts: it says how the file is read."""
-    asked = {
+def _findings(run: RunFile, facts: model_file.ModelFacts, digest: str) -> dict[str, Any]:
+    """All that the data card depends on. The addresses count: a file's ending says how it is read."""
+    return {
         "format": FINDINGS_FORMAT,
         "data": digest,
         "model": facts.digest,
@@ -193,7 +217,6 @@ def _findings_key(run: RunFile, facts: model_file.ModelFacts, digest: str) -> st
         "length": run.training.max_sequence_length,
         "lossOn": run.training.loss_on.value,
     }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
 
 if __name__ == "__main__":
