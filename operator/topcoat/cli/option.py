@@ -1,0 +1,38 @@
+"""Arguments and options that several verbs share, so that they are spelled and explained once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_STORE = Path(".topcoat")
+
+
+class Form(StrEnum):
+    """Forms of an object on standard output."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+
+class Plain(StrEnum):
+    """Forms of an answer: for people or for programs."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+Store = Annotated[
+    Path,
+    typer.Option("--store", envvar="TOPCOAT_STORE", metavar="DIR", help="Where jobs, runs and versions are kept."),
+]
+Job = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJob.", show_default=False)]
+Output = Annotated[Form, typer.Option("--output", "-o", help="Form of the output.")]
+Answer = Annotated[Plain, typer.Option("--output", "-o", help="Form of the output.")]
+Version = Annotated[str | None, typer.Option("--version", metavar="vN", help="Another version.", show_default=False)]

@@ -1,0 +1,128 @@
+"""`topcoat status`: what is known of a job, in words, and the command that follows from it."""
+
+from __future__ import annotations
+
+from topcoat.api import finetunejob, names
+from topcoat.api import status as statuses
+from topcoat.cli import option, show, store, terminal
+
+STATES = {"Promoted": "green", "Rejected": "yellow"}
+
+
+def status(
+    name: option.Job,
+    output: option.Output = option.Form.TABLE,
+    store_folder: option.Store = option.DEFAULT_STORE,
+) -> None:
+    """Say what is known of a job: phase, run, data, versions, the last verdict and its reasons."""
+    here = store.Store(store_folder)
+    job = here.job(name)
+    found = job.status or statuses.FineTuneJobStatus()
+    if output not in (option.Form.TABLE, option.Form.WIDE):
+        body = found.as_json()
+        show.objects([job.as_json()], output, one=True) if output is option.Form.NAME else show.data(body, output)
+        return
+    _headline(job, found)
+    _work(found)
+    _verdict(found)
+    _versions(found)
+    if output is option.Form.WIDE:
+        _conditions(found)
+    terminal.next_step(*_next(job, found))
+
+
+def _headline(job: finetunejob.FineTuneJob, found: statuses.FineTuneJobStatus) -> None:
+    style = show.PHASE_STYLES.get(found.phase, "bold")
+    ready = next((condition for condition in found.conditions if condition.type == "Ready"), None)
+    terminal.say(f"{terminal.paint(job.metadata.name, 'bold')}  {terminal.paint(found.phase, style)}")
+    if ready is not None and ready.message:
+        terminal.say(f"  {terminal.clean(ready.message)}")
+    if found.failure is not None:
+        terminal.say(f"  {terminal.paint(found.failure.category, 'red')}: {terminal.clean(found.failure.message)}")
+        terminal.say(f"  {terminal.paint('To fix it', 'bold')}: {terminal.clean(found.failure.hint)}")
+    terminal.say()
+
+
+def _work(found: statuses.FineTuneJobStatus) -> None:
+    run, data, progress = found.run, found.dataset, found.progress
+    model = found.endpoint.model_name if found.endpoint else ""
+    show.facts(
+        {
+            "Serves": f"{found.served_version or 'nothing yet'}{f', as {model}' if model else ''}",
+            "Run": f"{names.run_name(run.number)}, attempt {run.attempt}: {run.trigger}" if run else "",
+            "Started": run.start_time or "" if run else "",
+            "Ended": run.completion_time or "" if run else "",
+            "Resumed": f"from step {run.resumed_from_step}" if run and run.resumed_from_step else "",
+            "Progress": _progress(progress) if progress and not (run and run.completion_time) else "",
+            "Data": f"{data.samples:,} rows to learn from, {data.holdout_samples:,} held out" if data else "",
+            "Left out": f"{data.invalid:,} rows that cannot be used" if data and data.invalid else "",
+        }
+    )
+    terminal.say()
+
+
+def _progress(progress: statuses.ProgressStatus) -> str:
+    step = f"step {progress.current_step} of {progress.total_steps}" if progress.total_steps else ""
+    loss = f"loss {progress.loss}" if progress.loss else ""
+    eta = f"{progress.eta} to go" if progress.eta else ""
+    return ", ".join(part for part in (progress.percent, step, eta, loss) if part)
+
+
+def _verdict(found: statuses.FineTuneJobStatus) -> None:
+    said = found.evaluation
+    if said is None:
+        return
+    serving = f", serving {said.serving}" if said.serving is not None else ""
+    terminal.say(f"{terminal.paint('Verdict', 'bold')}  {said.verdict} on {said.samples:,} held-out rows")
+    terminal.say(f"  {said.metric}: base {said.base}{serving}, candidate {said.candidate}")
+    terminal.say(f"  better by {said.delta}; the lower bound is {said.lower_bound}")
+    for reason in said.reasons:
+        terminal.say(f"  - {terminal.clean(reason)}")
+    terminal.say()
+
+
+def _versions(found: statuses.FineTuneJobStatus) -> None:
+    if not found.versions:
+        return
+    rows = [
+        [
+            version.version,
+            version.state,
+            version.score,
+            version.verdict or "",
+            "serves" if version.version == found.served_version else "",
+        ]
+        for version in found.versions
+    ]
+    show.table(["Version", "State", "Score", "Verdict", ""], rows, indent="  ")
+    terminal.say()
+
+
+def _conditions(found: statuses.FineTuneJobStatus) -> None:
+    rows = [
+        [
+            condition.type,
+            condition.status,
+            condition.reason,
+            show.age(condition.last_transition_time),
+            condition.message,
+        ]
+        for condition in found.conditions
+    ]
+    if rows:
+        show.table(["Condition", "Status", "Reason", "Age", "Message"], rows, indent="  ")
+        terminal.say()
+
+
+def _next(job: finetunejob.FineTuneJob, found: statuses.FineTuneJobStatus) -> tuple[str, str]:
+    name = job.metadata.name
+    working = {"Preparing", "Queued", "Training", "Evaluating", "RollingOut"}
+    if found.phase in working:
+        return f"topcoat watch {name}", "follows the run"
+    if found.phase == "AwaitingApproval" and found.versions:
+        return f"topcoat promote {name} --version {found.versions[-1].version}", "serves the winner"
+    if found.served_version is None and found.versions:
+        return f"topcoat report {name}", "says why it was not promoted"
+    if found.served_version is not None:
+        return f'topcoat ask {name} "…"', f"asks {found.served_version}"
+    return "topcoat run -f job.yaml --local", "runs it"
