@@ -1,0 +1,134 @@
+"""`dataset`: the prepare stage. Rows and base model are checked before anything expensive is asked for.
+
+Knows when the sources must be looked at again; reads no source itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+
+from topcoat.api import conditions, exits, status
+from topcoat.api import report as reports
+from topcoat.plan import lifecycle, observed, shown
+from topcoat.plan.case import Case, Wish
+from topcoat.plan.intent import Action, Headline, Stage, StartPrepare, Word
+from topcoat.plan.order import order
+
+VALID = conditions.Condition.DATASET_VALID
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the prepare stage knows of this manifest's sources; `report` only when it is fresh."""
+
+    stage: Stage
+    report: reports.PrepareReport | None = None
+
+
+def key(wish: Wish) -> str:
+    """The question that prepare answers: everything in the manifest that its answer depends on."""
+    spec = wish.spec
+    asked = (
+        {"baseModel": wish.base_model, "dataset": spec.dataset, "method": spec.method, "training": spec.training}
+        | {"evaluation": spec.evaluation, "lifecycle": spec.lifecycle}
+    )  # fmt: skip
+    text = json.dumps({name: part.as_json() for name, part in asked.items()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def stage(case: Case, wish: Wish) -> Sources:
+    """Starts the check where the sources are new or somebody asks, and says what came of it."""
+    if wish.refusal or case.held(wish.spec):
+        return Sources(Stage())
+    prepared = case.seen.prepared
+    if prepared is None or prepared.key != key(wish):
+        return Sources(_asking(case, wish, quiet=False))
+    if case.seen.recheck and not _busy(case):
+        return Sources(_asking(case, wish, quiet=prepared.report is not None))
+    if prepared.report is not None:
+        return _good(case, wish, prepared)
+    return _bad(case, wish, prepared)
+
+
+def _busy(case: Case) -> bool:
+    attempt = case.seen.attempt
+    return attempt is not None and attempt.state is not observed.AttemptState.ENDED
+
+
+def _asking(case: Case, wish: Wish, *, quiet: bool) -> Stage:
+    actions: tuple[Action, ...] = () if case.seen.preparing else (StartPrepare(key(wish), order(case, wish, None)),)
+    if quiet:
+        return Stage(actions=actions)
+    message = "data set and base model are being checked"
+    headline = Headline(conditions.Phase.PREPARING, "Working", "Preparing", message)
+    return Stage({VALID: Word("Unknown", "Preparing", message)}, headline, actions)
+
+
+def _good(case: Case, wish: Wish, prepared: observed.Prepared) -> Sources:
+    report = prepared.report
+    assert report is not None  # noqa: S101 (the caller looked)
+    found = f"sha256:{report.base_model.digest.removeprefix('sha256:')}"
+    if wish.base_digest not in (None, found):
+        wanted = f"the catalogue's model has digest {wish.base_digest}, the files have {found}"
+        return Sources(_refused(exits.BY_CODE[exits.Exit.BASE_MODEL], wanted, ""))
+    card = report.dataset
+    message = (
+        f"{shown.plural(card.train_samples, 'row')} to learn from, {card.holdout_samples:,} held out, "
+        f"{card.invalid:,} left out as unusable"
+    )
+    poll = wish.spec.retrain.on_data_change
+    if poll is None or wish.spec.retrain.suspend or case.seen.mode is observed.Mode.LOCAL or _busy(case):
+        return Sources(Stage({VALID: Word("True", "Checked", message)}, updates=_found(report)), report)
+    left = (prepared.finished_at + timedelta(seconds=poll.poll_interval_seconds) - case.now).total_seconds()
+    actions = _asking(case, wish, quiet=True).actions if left <= 0 else ()
+    stage = Stage({VALID: Word("True", "Checked", message)}, None, actions, (), _found(report), max(1.0, left))
+    return Sources(stage, report)
+
+
+def _found(report: reports.PrepareReport) -> dict[str, object]:
+    card, estimate = report.dataset, report.estimate
+    return {
+        "dataset": status.DatasetStatus(
+            digest=shown.clip(card.digest, 253),
+            samples=max(0, card.train_samples),
+            invalid=max(0, card.invalid),
+            tokens=max(0, card.tokens),
+            holdout_samples=max(0, card.holdout_samples),
+        ),
+        "base_model": status.BaseModelStatus(
+            resolved_revision=shown.clip(report.base_model.revision, 253),
+            digest=shown.clip(report.base_model.digest, 253),
+        ),
+        "estimate": status.EstimateStatus(
+            memory=shown.size(estimate.memory_bytes), duration_seconds=shown.whole(estimate.duration_seconds)
+        ),
+    }
+
+
+def _bad(case: Case, wish: Wish, prepared: observed.Prepared) -> Sources:
+    meaning = exits.BY_CODE.get(prepared.exit_code, exits.BY_CODE[exits.Exit.UNEXPECTED])
+    said = prepared.termination
+    message = (
+        said.message if said and said.message else f"prepare ended with code {prepared.exit_code}: {meaning.meaning}"
+    )
+    limit = wish.spec.lifecycle.backoff_limit
+    if meaning.retry is exits.Retry.NEVER or prepared.failures > limit:
+        return Sources(_refused(meaning, message, said.hint if said else ""))
+    due = prepared.finished_at + timedelta(seconds=lifecycle.wait_seconds(max(1, prepared.failures)))
+    left = (due - case.now).total_seconds()
+    if left <= 0:
+        return Sources(_asking(case, wish, quiet=False))
+    text = f"{message}; next try at {shown.time(due)} ({prepared.failures} of {limit})"
+    headline = Headline(conditions.Phase.PREPARING, "Working", "Retrying", shown.clip(text))
+    return Sources(Stage({VALID: Word("Unknown", meaning.reason, message)}, headline, look_again_seconds=left))
+
+
+def _refused(meaning: exits.ExitMeaning, message: str, hint: str) -> Stage:
+    failure = status.Failure(
+        category=meaning.category, message=shown.clip(message), hint=shown.clip(hint or meaning.hint)
+    )
+    headline = Headline(conditions.Phase.FAILED, "Stuck", meaning.reason, message, failure=failure)
+    return Stage({VALID: Word("False", meaning.reason, message)}, headline)

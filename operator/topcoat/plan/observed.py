@@ -1,0 +1,114 @@
+"""What was seen of the world: all that the planner may know besides the object itself.
+
+Plain data, filled in by whoever observes (local mode, later the cluster). Decides nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from topcoat.api import profile as profiles
+from topcoat.api import promotion
+from topcoat.api import report as reports
+
+
+class Mode(StrEnum):
+    """Where the plan is carried out."""
+
+    LOCAL = "Local"
+    CLUSTER = "Cluster"
+
+
+class AttemptState(StrEnum):
+    """How far one attempt at a run is."""
+
+    QUEUED = "Queued"
+    RUNNING = "Running"
+    ENDED = "Ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The last word of the prepare stage, and what it was asked about."""
+
+    key: str
+    """The question: `dataset.key` of the spec that it was started for."""
+    finished_at: datetime
+    report: reports.PrepareReport | None = None
+    exit_code: int = 0
+    termination: reports.Termination | None = None
+    failures: int = 0
+    """Failures in a row on this question since somebody last asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The newest attempt at a run."""
+
+    run: int
+    number: int
+    state: AttemptState
+    started_at: datetime
+    ended_at: datetime | None = None
+    input_hash: str = ""
+    trigger: str = ""
+    progress: reports.Progress | None = None
+    exit_code: int | None = None
+    """None when it ended without one (killed with its parent, node lost)."""
+    termination: reports.Termination | None = None
+    exits: tuple[int | None, ...] = ()
+    """Exit codes of this run's attempts since somebody last asked for it, oldest first, this one included."""
+    earlier_seconds: float = 0.0
+    """How long the run's earlier attempts took together."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedVersion:
+    """A version found on the volume."""
+
+    version: str
+    path: str
+    digest: str
+    """`sha256:` and the digest of its manifest.json."""
+    input_hash: str = ""
+    verdict: promotion.Verdict | None = None
+    evaluation: reports.EvaluationSummary | None = None
+    valid: bool = True
+    """False when it is not whole: it is then never served."""
+    problem: str = ""
+    """Why it is not valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """Where the alias points now, and whose it is."""
+
+    job: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The world at one moment."""
+
+    mode: Mode = Mode.LOCAL
+    profile: profiles.FineTuneProfile | None = None
+    prepared: Prepared | None = None
+    preparing: bool = False
+    recheck: bool = False
+    """Somebody wants the sources looked at again (each `topcoat run` does)."""
+    attempt: Attempt | None = None
+    versions: tuple[SealedVersion, ...] = ()
+    highest_run: int = 0
+    """Highest run number that ever left a trace on the volume."""
+    alias: Alias | None = None
+    asked: bool = False
+    """Somebody asks for another try of a failed run."""
+    stopping: bool = False
+    """Somebody at the terminal wants everything to stop at a checkpoint."""
+
+    def version_or_none(self, name: str | None) -> SealedVersion | None:
+        return next((version for version in self.versions if version.version == name), None)

@@ -1,0 +1,43 @@
+"""What a trainer process is told, made from the wish: resolved model, budget, and the version that serves."""
+
+from __future__ import annotations
+
+from topcoat.api import finetunejob, lifecycle, status
+from topcoat.api import run as runs
+from topcoat.plan.case import Case, Wish
+from topcoat.plan.intent import Order
+
+
+def order(case: Case, wish: Wish, run: status.RunStatus | None, memory_ran_out: int = 0) -> Order:
+    """The order for one attempt at a run (None: for the prepare stage)."""
+    metadata = case.job.metadata
+    return Order(
+        name=metadata.name,
+        namespace=metadata.namespace,
+        uid=metadata.uid,
+        run=run.number if run else 0,
+        attempt=run.attempt if run else 1,
+        trigger=run.trigger if run else "Prepare",
+        input_hash=run.input_hash if run else "",
+        spec=_smaller(wish.spec, memory_ran_out),
+        base_model=wish.base_model,
+        budget=wish.budget,
+        serving=_serving(case),
+    )
+
+
+def _serving(case: Case) -> runs.ServingVersion | None:
+    """The version that the candidate is compared with: the one that serves, or the promoted one where none does."""
+    alias = case.seen.alias
+    name = alias.version if alias and alias.job == case.job.metadata.name else case.before.promoted_version
+    found = case.usable_or_none(name)
+    return runs.ServingVersion(version=found.version, path=found.path, digest=found.digest) if found else None
+
+
+def _smaller(spec: finetunejob.FineTuneJobSpec, memory_ran_out: int) -> finetunejob.FineTuneJobSpec:
+    """The micro-batch halved for each time that memory ran out; the effective batch stays."""
+    if not memory_ran_out or spec.lifecycle.on_out_of_memory is lifecycle.OnOutOfMemory.FAIL:
+        return spec
+    training = spec.training
+    size = max(1, (training.micro_batch_size or training.effective_batch_size) >> memory_ran_out)
+    return spec.model_copy(update={"training": training.model_copy(update={"micro_batch_size": size})})

@@ -1,0 +1,32 @@
+"""`output`: how many versions are kept. Never lets go of one that is promoted, previous, served or pinned."""
+
+from __future__ import annotations
+
+from topcoat.api import names, status
+from topcoat.plan.case import Case, Wish
+from topcoat.plan.intent import DeleteVersion, Stage
+from topcoat.plan.promotion import Book
+from topcoat.plan.training import Trained
+
+State = status.VersionState
+
+
+def stage(case: Case, wish: Wish, trained: Trained, book: Book) -> Stage:
+    """Deletes the oldest of what history need not keep."""
+    kept = {entry.version for entry in book.versions if entry.state not in (State.REJECTED, State.RETIRED)}
+    kept |= {book.promoted or "", book.previous or "", *_pointed_at(case, wish, trained)}
+    old = [entry for entry in book.versions if entry.version not in kept]
+    surplus = old[: max(0, len(old) - wish.spec.output.history_limit)]
+    found = [case.seen.version_or_none(entry.version) for entry in surplus]
+    deletions = tuple(DeleteVersion(version.version, version.path, version.digest) for version in found if version)
+    return Stage(actions=deletions, updates={"versions": book.versions[-128:]})
+
+
+def _pointed_at(case: Case, wish: Wish, trained: Trained) -> set[str]:
+    """Versions that the manifest, the alias or the current run names."""
+    pointed = {wish.spec.serving.pinned_version, wish.spec.promotion.approved_version}
+    if case.seen.alias:
+        pointed.add(case.seen.alias.version)
+    if trained.run:
+        pointed.add(names.version_name(trained.run.number))
+    return {name for name in pointed if name}
