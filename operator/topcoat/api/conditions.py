@@ -109,8 +109,11 @@ _OWN: tuple[Reason, ...] = (
     Reason("ProfileForbids", "the profile does not allow what the manifest asks for", (_C.READY, _C.STALLED)),
     Reason("PinnedVersionMissing", "serving.pinnedVersion names no sealed version", (_C.READY, _C.STALLED, _C.SERVING)),
     Reason("ApprovedVersionMissing", "promotion.approvedVersion names no sealed version", (_C.READY, _C.STALLED)),
-    Reason("VersionUnusable", "the version to serve is gone from the volume, or not the one that was sealed",
-           (_C.READY, _C.STALLED, _C.SERVING)),
+    Reason(
+        "VersionUnusable",
+        "the version to serve is gone from the volume, or not the one that was sealed",
+        (_C.READY, _C.STALLED, _C.SERVING),
+    ),
     Reason("AliasTaken", "serving.modelName belongs to another job", (_C.READY, _C.STALLED, _C.SERVING)),
     Reason("BackoffLimitExceeded", "all attempts failed", (_C.READY, _C.STALLED, _C.TRAINED)),
     Reason("DeadlineExceeded", "lifecycle.activeDeadlineSeconds is over", (_C.READY, _C.STALLED, _C.TRAINED)),

@@ -130,7 +130,8 @@ class Validation(Section):
     max_invalid_fraction: Fraction = "0"
     """Share of rows that may be unusable (they are left out and counted). 0: every row must be right."""
     on_too_long: OnTooLong = OnTooLong.FAIL
-    """Rows longer than training.maxSequenceLength fail the run, are cut at the end, or are left out."""
+    """Rows longer than training.maxSequenceLength fail the run; or the longest turn of the prompt is shortened and the
+    answer kept (plain text loses its end); or they are left out."""
 
 
 class GuardMetric(StrEnum):

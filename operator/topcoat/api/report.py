@@ -12,119 +12,34 @@ from typing import Annotated
 from pydantic import Field
 
 from topcoat.api.exits import Category
+from topcoat.api.prepared import BaseModelCard, DataCard, Estimate, PrepareReport, TaskKind
 from topcoat.api.promotion import Verdict
 from topcoat.api.section import Lenient
 
-
-class TaskKind(StrEnum):
-    """What the rows ask the model to do."""
-
-    CLASSIFICATION = "Classification"
-    JSON = "JSON"
-    GENERATION = "Generation"
-    TEXT = "Text"
-
-
-class Estimate(Lenient):
-    """What a run will need, before it starts."""
-
-    memory_bytes: int
-    """Peak memory of the trainer, in bytes."""
-    duration_seconds: float
-    """Wall time, in seconds, on this machine."""
-    trained_parameters: int
-    """Parameters that change."""
-    total_parameters: int
-    """Parameters of the model."""
-
-
-class DataCard(Lenient):
-    """What is known of the data set. Counts and digests only, never a row."""
-
-    digest: str
-    """SHA-256 over the files."""
-    format: str
-    """Shape of the rows, as found."""
-    task: TaskKind
-    """What the rows ask for."""
-    rows: int
-    """Rows read."""
-    invalid: int = 0
-    """Rows left out because they cannot be used."""
-    duplicates: int = 0
-    """Rows whose content stands earlier in the file too."""
-    near_duplicates: int = 0
-    """Held-out rows very like a training row (MinHash)."""
-    truncated: int = 0
-    """Rows cut at training.maxSequenceLength."""
-    dropped: int = 0
-    """Rows left out as too long."""
-    train_samples: int
-    """Rows to learn from."""
-    holdout_samples: int
-    """Rows to be judged on."""
-    holdout_digest: str
-    """SHA-256 over the held-out rows' digests."""
-    groups: int = 0
-    """Distinct groups among the held-out rows."""
-    split_rule: str
-    """How rows were held out, in words."""
-    tokens: int = 0
-    """Tokens of the training rows."""
-    trained_tokens: int = 0
-    """Tokens with loss."""
-    longest_tokens: int = 0
-    """Tokens of the longest row."""
-    labels: dict[str, int] = {}
-    """Rows per label (training rows), for classification."""
-    system_prompt: str | None = None
-    """The system message, where all rows share one."""
-    notes: list[str] = []
-    """What a person should know: label skew, overlap, and the like."""
-
-
-class BaseModelCard(Lenient):
-    """What is known of the base model."""
-
-    id: str
-    """Name that servers use (`org/name`, or the last part of a path)."""
-    uri: str
-    """Where it came from."""
-    path: str
-    """Folder on this machine or volume."""
-    revision: str
-    """Pinned revision; for a folder, its digest."""
-    digest: str
-    """SHA-256 over all files used."""
-    config_digest: str
-    """SHA-256 of config.json."""
-    architecture: str
-    """Class name in config.json."""
-    layers: int
-    """Decoder layers."""
-    hidden_size: int
-    """Width."""
-    parameters: int
-    """Number of parameters."""
-    bytes: int
-    """Size of the weights on disk."""
-
-
-class PrepareReport(Lenient):
-    """prepared.json: what the prepare stage found."""
-
-    base_model: BaseModelCard
-    """The base model."""
-    dataset: DataCard
-    """The data set."""
-    train_path: str
-    """File with the training rows."""
-    evaluation_path: str | None = None
-    """File with the user's own held-out rows."""
-    estimate: Estimate
-    """What a run will need."""
-    seconds: float
-    """Wall time of the stage."""
+# What prepare found is part of what the trainer says back: readers find it here, too.
+__all__ = [
+    "AnswerPair",
+    "BaseModelCard",
+    "Comparison",
+    "Confusion",
+    "CurvePoint",
+    "DataCard",
+    "Estimate",
+    "EvaluationReport",
+    "EvaluationSummary",
+    "FileSeal",
+    "Lineage",
+    "Outcome",
+    "PrepareReport",
+    "Probe",
+    "Progress",
+    "ProgressMetric",
+    "Score",
+    "StageCost",
+    "TaskKind",
+    "Termination",
+    "VersionManifest",
+]
 
 
 class Score(Lenient):
