@@ -172,8 +172,7 @@ def using(base: BaseModel, directory: Path | None) -> Iterator[PreTrainedModel]:
         return
     facts = check(directory, base)
     if facts.kind is adapter_file.LORA:
-        with _quiet():
-            wrapped = peft.PeftModel.from_pretrained(cast("Any", base.model), str(directory), is_trainable=False)
+        wrapped = _put_on(base.model, directory)
         try:
             wrapped.eval()
             yield base.model
@@ -188,6 +187,23 @@ def using(base: BaseModel, directory: Path | None) -> Iterator[PreTrainedModel]:
         yield base.model
     finally:
         _restore(base.model, originals)
+
+
+def _put_on(model: PreTrainedModel, directory: Path) -> peft.PeftModel:
+    """The files on the model, or Corrupt and the model as it was."""
+    try:
+        with _quiet():
+            # Else PEFT would go on with random numbers in place of tensors that the configuration promises.
+            warnings.filterwarnings("error", message=".*missing adapter keys")
+            return peft.PeftModel.from_pretrained(cast("Any", model), str(directory), is_trainable=False)
+    except (ValueError, TypeError, KeyError, RuntimeError, UserWarning) as error:
+        for name, module in list(model.named_modules()):
+            if isinstance(getattr(module, "base_layer", None), torch.nn.Module):
+                model.set_submodule(name, cast("torch.nn.Module", module.base_layer))
+        _forget_peft(model)
+        where = str(directory / adapter_file.LORA.config)
+        reason = f"the configuration does not fit its weights ({type(error).__name__})"
+        raise Corrupt(reason, where=where, hint=adapter_file.RESTORE_HINT) from error
 
 
 @contextmanager
@@ -209,11 +225,15 @@ def _restore(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> None:
 
 def _take_off(model: PreTrainedModel, wrapped: peft.PeftModel) -> None:
     cast("Any", wrapped).unload()
+    _forget_peft(model)
+    model.requires_grad_(False)
+    model.eval()
+
+
+def _forget_peft(model: PreTrainedModel) -> None:
     for mark in ("peft_config", "active_adapter"):  # what PEFT leaves on the model it has been in
         if mark in vars(model):
             delattr(model, mark)
-    model.requires_grad_(False)
-    model.eval()
 
 
 def _refuse_occupied(model: PreTrainedModel) -> None:

@@ -186,6 +186,28 @@ CASES: dict[str, tuple[str, Callable[[Path], object], type[TrainerError], str]] 
 }
 
 
+def without_q(folder: Path) -> None:
+    """Both halves gone: each tensor that is left is right, but the configuration promises more."""
+    tensors = safetensors.torch.load_file(folder / "lora" / LORA.weights)
+    rewrite(folder / "lora", LORA, **{u(name): None for name in tensors if "q_proj" in name})
+
+
+@pytest.mark.parametrize("breakage", [without_q, config(LORA, "lora", target_modules=["nope"])], ids=["less", "other"])
+def test_a_configuration_that_does_not_fit_its_weights_leaves_the_base_as_it_was(
+    breakage: Callable[[Path], None], exported: Path, folder: Callable[[str], Path], ids: torch.Tensor, tmp_path: Path
+) -> None:
+    own = model.load(folder("llama"))
+    modules, plain = [name for name, _ in own.model.named_modules()], own.model(ids).logits
+    shutil.copytree(exported, tmp_path / "v")
+    breakage(tmp_path / "v")
+    with pytest.raises(Corrupt, match="adapter_config"), adapter.using(own, tmp_path / "v" / "lora"):
+        pytest.fail("was put on")
+    assert [name for name, _ in own.model.named_modules()] == modules
+    assert torch.equal(own.model(ids).logits, plain)
+    with adapter.using(own, exported / "lora") as tuned:
+        assert not torch.equal(tuned(ids).logits, plain)
+
+
 def test_what_was_exported_is_accepted(exported: Path, base: model.BaseModel) -> None:
     facts = check(exported / "lora", base)
     assert (facts.kind, facts.layers, facts.rank, facts.base_id) == (LORA, (3, 4), 8, "org/tiny")
