@@ -63,7 +63,6 @@ class ClaimsData:
 
 
 QUEUES = (
-    Queue("infections", "A00", "B99"),
     Queue("cancer", "C00", "D49"),
     Queue("mental", "F01", "F99"),
     Queue("eyes", "H00", "H59"),
@@ -75,6 +74,7 @@ QUEUES = (
     Queue("kidneys", "N00", "N53"),
     Queue("pregnancy", "O00", "O9A"),
     Queue("injuries", "S00", "T34"),
+    Queue("traffic", "V00", "V99"),
 )
 QUEUE_NAMES = tuple(sorted(queue.name for queue in QUEUES))
 SYSTEM = f"Sort the insurance claim into one of these queues: {', '.join(QUEUE_NAMES)}. Answer with its name only."
