@@ -37,7 +37,7 @@ GroupBy = Annotated[
 ]
 
 
-@doctor.command("data")
+@doctor.command("data", short_help="Check a data file row by row")
 def data(  # noqa: PLR0913 - each is an option that a person gives
     file: DataFile,
     *,

@@ -12,7 +12,7 @@ NAME_HELP = "Name of a FineTuneJob; all of them without it."
 
 
 def get(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help=NAME_HELP, show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help=NAME_HELP, show_default=False)] = None,
     output: option.Output = option.Form.TABLE,
     store_folder: option.Store = option.DEFAULT_STORE,
 ) -> None:
@@ -26,4 +26,4 @@ def get(
         return
     show.objects([job.as_json() for job in found], output, one=name is not None)
     if plain:
-        terminal.next_step(f"topcoat status {found[0].metadata.name}")
+        terminal.next_step(f"topcoat status {found[0].metadata.name}{option.at(store_folder)}")

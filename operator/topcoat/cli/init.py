@@ -115,8 +115,9 @@ def manifest(name: str, uris: dict[str, str], found: doctor.Report) -> str:
     wish = found["dataset"]
     return "\n".join(
         [
-            f"# Tunes the last layers of a model on {found['usable']:,} rows ({found['task']}), and serves the result only",
-            "# if it proves better on rows that it has never seen. `topcoat explain ftj.spec` has all fields.",
+            f"# Tunes the last layers of a model on {found['usable']:,} rows ({found['task']}).",
+            "# The result serves only if it proves better on rows that it has never seen.",
+            "# All fields: `topcoat explain ftj.spec`. As data changes, run it again: you get the next version.",
             "apiVersion: topcoat.dev/v1alpha1",
             "kind: FineTuneJob",
             "metadata:",

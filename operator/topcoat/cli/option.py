@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -36,3 +38,9 @@ Job = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJo
 Output = Annotated[Form, typer.Option("--output", "-o", help="Form of the output.")]
 Answer = Annotated[Plain, typer.Option("--output", "-o", help="Form of the output.")]
 Version = Annotated[str | None, typer.Option("--version", metavar="vN", help="Another version.", show_default=False)]
+
+
+def at(store_folder: Path) -> str:
+    """What the next command needs to find the same store: nothing, where it is found by itself."""
+    found = Path(os.environ.get("TOPCOAT_STORE") or DEFAULT_STORE)
+    return "" if store_folder == found else f" --store {shlex.quote(str(store_folder))}"

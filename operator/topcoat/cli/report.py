@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from enum import StrEnum
 from typing import Annotated
 
@@ -50,7 +51,9 @@ def report(
         return
     _show(found, evidence)
     terminal.say(f"Report  {page.resolve()}")
-    terminal.next_step(f"topcoat compare {name} --version {found.entry.version}", "shows answers side by side")
+    terminal.next_step(
+        f"topcoat compare {name} --version {found.entry.version}{option.at(store_folder)}", "shows answers side by side"
+    )
 
 
 def _show(found: sealed.Sealed, evidence: reports.EvaluationReport) -> None:
@@ -59,7 +62,8 @@ def _show(found: sealed.Sealed, evidence: reports.EvaluationReport) -> None:
     terminal.say(f"{terminal.paint(title, 'bold')}  {verdict}, now {found.entry.state}")
     for reason in evidence.reasons:
         terminal.say(f"  - {terminal.clean(reason)}")
-    terminal.say(f"  {terminal.paint('Rule', 'dim')}  {terminal.clean(evidence.rule)}\n")
+    rule = textwrap.fill(terminal.clean(evidence.rule), terminal.width() - 8, subsequent_indent=" " * 8)
+    terminal.say(f"  {terminal.paint('Rule', 'dim')}  {rule}\n")
     scores(evidence.scores, evidence.metric)
     terminal.say()
     notes = [*evidence.dataset.notes, *evidence.lineage.notes]

@@ -28,7 +28,8 @@ def status(
     _versions(found)
     if output is option.Form.WIDE:
         _conditions(found)
-    terminal.next_step(*_next(job, found))
+    command, why = _next(job, found)
+    terminal.next_step(f"{command}{option.at(store_folder)}", why)
 
 
 def _headline(job: finetunejob.FineTuneJob, found: statuses.FineTuneJobStatus) -> None:

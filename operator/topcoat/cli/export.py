@@ -1,0 +1,66 @@
+"""`topcoat export`: a sealed version copied out, as a PEFT folder or merged into its base. Never changes the store.
+
+The trainer compares every byte with the seal first, and does the merging.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from topcoat.cli import option, sealed, store, terminal, trainer_process
+
+export = typer.Typer(add_completion=False, rich_markup_mode=None)
+Target = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Folder to make; it must not be there.", show_default=False)
+]
+
+
+@export.callback()
+def _export() -> None:
+    """Copy a version out, or merge it into its base model."""
+
+
+@export.command("hf", short_help="The adapter as peft and model hubs know it")
+def hugging_face(
+    name: option.Job,
+    folder: Target,
+    *,
+    version: option.Version = None,
+    store_folder: option.Store = option.DEFAULT_STORE,
+) -> None:
+    """Copy the adapter out as peft and model hubs know it, with tokenizer, card and evidence."""
+    made = _exported("hf", name, folder, version, store_folder)
+    terminal.next_step(f"ls {made['path']}", "peft.PeftModel.from_pretrained(base, DIR) loads it")
+
+
+@export.command("merged", short_help="A whole model with the tuned layers in it")
+def merged(
+    name: option.Job,
+    folder: Target,
+    *,
+    version: option.Version = None,
+    store_folder: option.Store = option.DEFAULT_STORE,
+) -> None:
+    """Write a whole model with the tuned layers in it, for servers that know no adapters."""
+    made = _exported("merged", name, folder, version, store_folder)
+    terminal.next_step(f"ls {made['path']}", "AutoModelForCausalLM.from_pretrained(DIR) loads it")
+
+
+def _exported(form: str, name: str, folder: Path, version: str | None, store_folder: Path) -> dict[str, Any]:
+    here = store.Store(store_folder)
+    found = sealed.served(here, here.job(name), version)
+    if folder.exists():
+        terminal.fail("it is there already", where=str(folder), hint="name a folder that is not there yet")
+    request = {
+        "form": form,
+        "version": str(found.folder.resolve()),
+        "digest": found.entry.digest,
+        "out": str(folder.resolve()),
+    }
+    made: dict[str, Any] = trainer_process.call("export", request=request)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    terminal.say(f"{name} {found.entry.version} as {form} in {folder}, {size / 1e6:,.1f} MB.")
+    return {**made, "path": str(folder)}
