@@ -1,4 +1,4 @@
-"""Spells docs/reference/ from the API classes and tables: one page per kind, one for codes, one for conditions."""
+"""Spells docs/reference/ from the API classes and tables: one page per kind; codes, conditions, commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _CLI_MEANINGS = {
 def pages() -> dict[str, str]:
     """File name -> Markdown."""
     kinds = {f"{kind.model.__name__.lower()}.md": _kind_page(kind) for kind in crd.KINDS}
-    return kinds | {"conditions.md": _conditions_page(), "exit-codes.md": _exits_page()}
+    import command_line  # beside this file; tools/ is not a package
+
+    others = {"conditions.md": _conditions_page(), "exit-codes.md": _exits_page(), "cli.md": command_line.page()}
+    return kinds | others
 
 
 def _kind_page(kind: crd.Kind) -> str:

@@ -121,7 +121,7 @@ def _next(job: finetunejob.FineTuneJob, found: statuses.FineTuneJobStatus) -> tu
     if found.phase in working:
         return f"topcoat watch {name}", "follows the run"
     if found.phase == "AwaitingApproval" and found.versions:
-        return f"topcoat promote {name} --version {found.versions[-1].version}", "serves the winner"
+        return f"topcoat promote {name} {found.versions[-1].version}", "serves the winner"
     if found.served_version is None and found.versions:
         return f"topcoat report {name}", "says why it was not promoted"
     if found.served_version is not None:
