@@ -1,4 +1,4 @@
-"""Constrained answers: which of a fixed set of labels does the model hold likeliest after a prompt?
+"""Constrained answers: the label of a fixed set that the model holds likeliest after a prompt.
 
 A label's score is the log-likelihood of all its tokens, the end of the turn included, so no label is favoured for
 being the beginning of another. A label whose first token is already less likely than a whole rival cannot win, and is

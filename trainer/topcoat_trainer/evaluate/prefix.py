@@ -35,7 +35,8 @@ def shared_length(rows: Sequence[Ids], ends: Sequence[int] | None = None) -> int
     if len(rows) < 2:
         return 0
     limit = min(ends or [len(row) for row in rows]) - 1
-    first, last = min(rows), max(rows)
+    # Every row lies between the two extremes in lexical order, so what these share, all share.
+    first, last = min(map(tuple, rows)), max(map(tuple, rows))
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return max(0, min(same, limit))
 
@@ -76,7 +77,8 @@ def prefix_or_none(model: Any, ids: Ids) -> Prefix | None:
         return None
     last = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
     model(input_ids=torch.tensor([kept], device=model.device), past_key_values=cache, use_cache=True, **last)
-    states = tuple((layer.keys, layer.values) for layer in cache.layers)
+    layers: list[Any] = cache.layers
+    states = tuple((layer.keys, layer.values) for layer in layers)
     whole = all(keys is not None and keys.dim() == 4 and keys.shape[-2] == len(kept) for keys, _ in states)
     return Prefix(kept, states) if whole else None
 
@@ -91,7 +93,8 @@ def expanded(model: Any, prefix: Prefix, pads: Sequence[int]) -> DynamicCache:
     columns = torch.arange(len(prefix), device=model.device)[None, :] - torch.tensor(pads, device=model.device)[:, None]
     padding = (columns < 0)[:, None, :, None]
     source = columns.clamp(min=0)
-    for layer, (keys, values) in zip(cache.layers, prefix.states, strict=True):
+    layers: list[Any] = cache.layers
+    for layer, (keys, values) in zip(layers, prefix.states, strict=True):
         if not any(pads):
             layer.update(keys.expand(len(pads), -1, -1, -1), values.expand(len(pads), -1, -1, -1))
             continue
@@ -104,7 +107,8 @@ def taken(cache: Cache, rows: torch.Tensor) -> Cache:
     """A new cache with the chosen rows (a row may be chosen often); the old one stays as it is."""
     chosen = copy.copy(cache)
     plain = has_only_attention(cache)
-    chosen.layers = [copy.copy(layer) if plain else copy.deepcopy(layer) for layer in cache.layers]
-    for layer in chosen.layers:
+    layers: list[Any] = [copy.copy(layer) if plain else copy.deepcopy(layer) for layer in cache.layers]
+    chosen.layers = layers
+    for layer in layers:
         layer.batch_select_indices(rows)
     return chosen

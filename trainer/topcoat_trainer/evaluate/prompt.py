@@ -76,9 +76,7 @@ def read(model: Any, prompts: Sequence[Ids], plan: Plan) -> Iterator[Prompted]:
 
 
 @torch.inference_mode()
-def read_batch(
-    model: Any, prompts: Sequence[Ids], rows: list[int], prefix: Prefix | None, *, padded: bool
-) -> Prompted:
+def read_batch(model: Any, prompts: Sequence[Ids], rows: list[int], prefix: Prefix | None, *, padded: bool) -> Prompted:
     width = max(len(prompt) for prompt in prompts)
     pads = [width - len(prompt) for prompt in prompts]
     ids = torch.tensor([[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)])

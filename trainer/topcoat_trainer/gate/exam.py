@@ -1,0 +1,236 @@
+"""One exam for every subject: the same held-out rows, asked in the same way, on whatever weights are in the model.
+
+Answers greedily, and for classification also by choice among the labels; takes the loss of the right answers.
+Decides nothing. A subject's answers are plain data, so that they can be kept and compared later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from topcoat.api.report import TaskKind
+from topcoat_trainer.errors import Diverged
+from topcoat_trainer.evaluate import choice, generate, prompt, score
+from topcoat_trainer.evaluate.generate import Stop
+from topcoat_trainer.evaluate.prompt import Plan, Prompted
+from topcoat_trainer.example import Example, TokenRow
+from topcoat_trainer.render import Renderer
+
+LabelIds = tuple[tuple[int, ...], ...]
+Share = Callable[[float], None]
+# An answer longer than every right one by this much is wrong already; reading on would only cost time.
+MARGIN_TOKENS = 8
+# On a CPU a long free answer costs seconds: so many tokens are generated for all rows together at most.
+FREE_TOKENS_ON_CPU = 40_000
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """Rows and the prompts that are asked.
+
+    `free`: places of the rows answered freely. `scored`: whether the loss of the rows as they stand is wanted; it
+    means nothing beside other prompts (classification takes it anyway).
+    """
+
+    kind: TaskKind
+    rows: tuple[TokenRow, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    labels: tuple[str, ...]
+    label_ids: tuple[LabelIds, ...]
+    stop: Stop
+    free: tuple[int, ...]
+    scored: bool = True
+
+    def part(self, places: Sequence[int], prompts: Sequence[Sequence[int]] | None = None) -> Exam:
+        """The same exam on some of the rows, with other prompts if given."""
+        kept = {place: i for i, place in enumerate(places)}
+        return replace(
+            self,
+            rows=tuple(self.rows[place] for place in places),
+            prompts=tuple(map(tuple, prompts)) if prompts else tuple(self.prompts[place] for place in places),
+            label_ids=tuple(self.label_ids[place] for place in places) if self.label_ids else (),
+            free=tuple(kept[place] for place in self.free if place in kept),
+        )
+
+
+@dataclass(slots=True)
+class Answers:
+    """What a subject did, by row. `seconds`: CPU seconds on a CPU, wall seconds elsewhere, of all rows together."""
+
+    rows: list[int]
+    prompt_tokens: float
+    free: dict[int, str] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "free": {str(row): text for row, text in self.free.items()}}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Answers:
+        return cls(**{**value, "free": {int(row): text for row, text in value["free"].items()}})
+
+
+class Clock:
+    """Adds up what each activity costs."""
+
+    def __init__(self, device: str) -> None:
+        self.on_cpu = device == "cpu"
+        self.seconds: dict[str, float] = {}
+        self._last = self._now()
+
+    def _now(self) -> float:
+        if self.on_cpu:
+            return time.process_time()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def spent_on(self, activity: str) -> None:
+        """What went by since the last call was spent on this."""
+        now = self._now()
+        self.seconds[activity] = self.seconds.get(activity, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True, slots=True)
+class ExamLimit:
+    """`max_tokens`: as in the manifest. `context`: positions that the model has."""
+
+    max_tokens: int
+    context: int
+    ends: frozenset[int]
+    on_cpu: bool
+
+
+def forms(train: Sequence[Example], labels: Sequence[str]) -> dict[str, str]:
+    """How each label is written as an answer: as in the first training row that has it."""
+    written = {example.label: example.completion for example in reversed(train)}
+    return {label: written.get(label, label) for label in labels}
+
+
+def exam(
+    renderer: Renderer, rows: Sequence[TokenRow], kind: TaskKind, labels: Mapping[str, str], limit: ExamLimit
+) -> Exam:
+    """The exam on the rows' own prompts. `labels`: each label and how it is written, for classification."""
+    longest = max((len(row.ids) - row.prompt_length for row in rows), default=0)
+    room = limit.context - max((row.prompt_length for row in rows), default=0)
+    max_tokens = max(1, min(limit.max_tokens, longest + max(MARGIN_TOKENS, longest // 4), room))
+    step = max(1, -(-len(rows) * max_tokens // FREE_TOKENS_ON_CPU)) if limit.on_cpu else 1
+    return Exam(
+        kind,
+        tuple(rows),
+        tuple(row.ids[: row.prompt_length] for row in rows),
+        tuple(labels),
+        tuple(label_ids(renderer, row.example, tuple(labels.values())) for row in rows) if labels else (),
+        Stop(limit.ends, max_tokens),
+        () if kind is TaskKind.TEXT else tuple(range(0, len(rows), step)),
+    )
+
+
+def label_ids(renderer: Renderer, example: Example, answers: Sequence[str]) -> LabelIds:
+    """Each answer's tokens in this row, the end included."""
+    if not example.raw_prompt:
+        return tuple(tuple(renderer.completion(answer)) for answer in answers)
+    rows = [renderer.answered(example, answer) for answer in answers]
+    return tuple(row.ids[row.prompt_length :] for row in rows)
+
+
+def sit(model: Any, tokenizer: Any, asked: Exam, share: Share = lambda _: None) -> Answers:
+    """All answers of the subject whose weights the model has now."""
+    tokens = sum(map(len, asked.prompts)) / max(len(asked.prompts), 1)
+    answers = Answers([row.example.row for row in asked.rows], round(tokens, 1))
+    clock = Clock(model.device.type)
+    if asked.kind is TaskKind.CLASSIFICATION:
+        _classify(model, tokenizer, asked, answers, (clock, share))
+    else:
+        answers.losses = score.losses(model, asked.rows) if asked.scored else []
+        clock.spent_on("loss")
+        share(0.5)
+        _write(model, tokenizer, asked, answers, (clock, share))
+    answers.seconds = {name: round(value, 3) for name, value in clock.seconds.items()}
+    broken = [row for row, loss in zip(answers.rows, answers.losses, strict=False) if not _is_finite(loss)]
+    if broken:
+        raise Diverged(f"the loss of {len(broken)} held-out rows is not finite, first row {broken[0]}")
+    return answers
+
+
+def _is_finite(loss: float) -> bool:
+    return abs(loss) < float("inf")
+
+
+def plan(model: Any, prompts: Sequence[Sequence[int]], answers: Answers) -> Plan:
+    """How prompts are batched; where the model bears no padding, the notes say so."""
+    made = prompt.plan_for(model, prompts)
+    if not made.padded:
+        answers.notes.append("scored without padding and without a shared prefix: this model bears neither")
+    return made
+
+
+def _write(model: Any, tokenizer: Any, asked: Exam, answers: Answers, watch: tuple[Clock, Share]) -> None:
+    """Free answers only."""
+    clock, share = watch
+    if not asked.free:
+        return
+    prompts = [asked.prompts[place] for place in asked.free]
+    done = 0
+    for batch in prompt.read(model, prompts, plan(model, prompts, answers)):
+        rows = list(batch.rows)
+        clock.spent_on("read")
+        for row, ids in zip(rows, generate.continued(model, batch, asked.stop), strict=True):
+            answers.free[asked.free[row]] = tokenizer.decode(ids, skip_special_tokens=True)
+        clock.spent_on("free")
+        done += len(rows)
+        share(0.5 + 0.5 * done / len(prompts))
+    answers.free = dict(sorted(answers.free.items()))
+
+
+def _classify(model: Any, tokenizer: Any, asked: Exam, answers: Answers, watch: tuple[Clock, Share]) -> None:
+    """Choice, loss of the right label and free answer, all from one reading of each prompt."""
+    clock, share = watch
+    count = len(asked.rows)
+    answers.labels, answers.losses = [""] * count, [0.0] * count
+    how = plan(model, asked.prompts, answers)
+    done = 0
+    for ids, places in _by_label_ids(asked).items():
+        prompts = [asked.prompts[place] for place in places]
+        rights = tuple(asked.labels.index(asked.rows[place].example.label or "") for place in places)
+        for batch in prompt.read(model, prompts, how):
+            clock.spent_on("read")
+            found = choice.chosen(model, batch, choice.Labels(ids, rights))
+            for row, choosing in zip(batch.rows, found, strict=True):
+                answers.labels[places[row]] = asked.labels[choosing.label]
+                answers.losses[places[row]] = -choosing.scores[rights[row]] / len(ids[rights[row]])
+            clock.spent_on("choose")
+            done += len(batch.rows)
+            _write_part(model, tokenizer, (asked, answers, places), batch)
+            clock.spent_on("free")
+            share(done / count)
+    answers.free = dict(sorted(answers.free.items()))
+
+
+def _write_part(model: Any, tokenizer: Any, part: tuple[Exam, Answers, list[int]], batch: Prompted) -> None:
+    asked, answers, places = part
+    wanted = set(asked.free)
+    chosen = [i for i, row in enumerate(batch.rows) if places[row] in wanted]
+    if not chosen:
+        return
+    batch = batch if len(chosen) == len(batch.rows) else batch.take(chosen)
+    rows = list(batch.rows)
+    for row, ids in zip(rows, generate.continued(model, batch, asked.stop), strict=True):
+        answers.free[places[row]] = tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _by_label_ids(asked: Exam) -> dict[LabelIds, list[int]]:
+    """Places of rows by the labels' tokens: one group, but for raw prompts that end in different ways."""
+    groups: dict[LabelIds, list[int]] = {}
+    for place, ids in enumerate(asked.label_ids):
+        groups.setdefault(ids, []).append(place)
+    return groups
