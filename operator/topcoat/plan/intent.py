@@ -52,10 +52,16 @@ class Order:
             budget=self.budget,
             tracking=spec.tracking,
             start_from=spec.retrain.start_from,
-            serving=self.serving,
+            serving=self._serving(paths),
             allow_local_files=allow_local_files,
             paths=paths,
         )
+
+    def _serving(self, paths: runs.RunPaths) -> runs.ServingVersion | None:
+        """The serving version where the trainer finds it: beside the version that it will seal."""
+        if self.serving is None:
+            return None
+        return self.serving.model_copy(update={"path": f"{paths.versions}/{self.serving.version}"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from topcoat.api import base_model as base_models
 from topcoat.api import finetunejob, lifecycle, status
 from topcoat.api import run as runs
 from topcoat.plan.case import Case, Wish
@@ -20,10 +21,18 @@ def order(case: Case, wish: Wish, run: status.RunStatus | None, memory_ran_out: 
         trigger=run.trigger if run else "Prepare",
         input_hash=run.input_hash if run else "",
         spec=_smaller(wish.spec, memory_ran_out),
-        base_model=wish.base_model,
+        base_model=_pinned(case, wish) if run else wish.base_model,
         budget=wish.budget,
         serving=_serving(case),
     )
+
+
+def _pinned(case: Case, wish: Wish) -> base_models.BaseModel:
+    """The base model; where the manifest pins no revision of a hub's model, the one that was found and checked."""
+    model, prepared = wish.base_model, case.seen.prepared
+    if model.revision or not (model.uri or "").startswith("hf://") or prepared is None or prepared.report is None:
+        return model
+    return model.model_copy(update={"revision": prepared.report.base_model.revision[:253] or None})
 
 
 def _serving(case: Case) -> runs.ServingVersion | None:
@@ -31,7 +40,11 @@ def _serving(case: Case) -> runs.ServingVersion | None:
     alias = case.seen.alias
     name = alias.version if alias and alias.job == case.job.metadata.name else case.before.promoted_version
     found = case.usable_or_none(name)
-    return runs.ServingVersion(version=found.version, path=found.path, digest=found.digest) if found else None
+    if found is None:
+        return None
+    # In files of the trainer a digest is bare hex; in the API it says its kind.
+    digest = found.digest.removeprefix("sha256:")
+    return runs.ServingVersion(version=found.version, path=found.path, digest=digest)
 
 
 def _smaller(spec: finetunejob.FineTuneJobSpec, memory_ran_out: int) -> finetunejob.FineTuneJobSpec:

@@ -1,0 +1,102 @@
+"""`topcoat run`: what a manifest asks for, on this machine. The operator's behaviour, with its exit codes for CI."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from topcoat.api import exits, finetunejob
+from topcoat.cli import act, dry_run, follow, local, manifest, observe, option, sealed, show, store, terminal, verdict
+from topcoat.plan import status as statuses
+
+ManifestOption = Annotated[
+    Path,
+    typer.Option("--filename", "-f", metavar="FILE", help="The manifest; - reads standard input.", show_default=False),
+]
+PickOption = Annotated[
+    str | None, typer.Option("--name", help="The job to run, where the file has several.", show_default=False)
+]
+
+
+def run(  # noqa: PLR0913 - each is an option that a person gives
+    filename: ManifestOption,
+    *,
+    name: PickOption = None,
+    here: Annotated[bool, typer.Option("--local", help="On this machine; `run` always is.")] = True,  # noqa: ARG001
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run, memory and time; change nothing.")
+    ] = False,
+    output: option.Output = option.Form.TABLE,
+    store_folder: option.Store = option.DEFAULT_STORE,
+) -> int:
+    """Train, judge and serve what a manifest asks for. The same inputs do nothing.
+
+    Exit code: 0 promoted or nothing to do, 2 rejected, 3 inconclusive, 4 stopped at a checkpoint, 1 an error.
+    """
+    wanted = manifest.load(filename, name)
+    sources = Path.cwd() if str(filename) == "-" else filename.resolve().parent
+    place = store.Store(store_folder)
+    if dry:
+        return dry_run.dry_run(place, wanted, sources)
+    job, trained = carry_on(place, wanted, sources, quiet=output not in (option.Form.TABLE, option.Form.WIDE))
+    if output in (option.Form.TABLE, option.Form.WIDE):
+        conclude(place, job, filename, trained=trained)
+    else:
+        show.objects([job.as_json()], output, one=True)
+    return code_of(job)
+
+
+def code_of(job: finetunejob.FineTuneJob) -> int:
+    """The exit code of a job's status."""
+    return int(statuses.exit_code(job.status) if job.status else exits.CliExit.ERROR)
+
+
+def carry_on(
+    place: store.Store, wanted: finetunejob.FineTuneJob, sources: Path, *, quiet: bool = False
+) -> tuple[finetunejob.FineTuneJob, bool]:
+    """Applies the manifest and carries the job on until it is settled; true where anything was trained."""
+    job = place.apply(wanted, datetime.now(UTC))
+    hands = act.Hands(place, job.metadata.name, sources, observe.Session())
+    stream = sys.stderr if quiet else sys.stdout
+    with follow.audience(place, job, stream) as audience:
+        worker = local.Local(place, hands, audience)
+        done = worker.carry_on()
+    for note in worker.notes:
+        terminal.note(f"Note: {note}.")
+    return done, worker.trained
+
+
+def conclude(place: store.Store, job: finetunejob.FineTuneJob, filename: Path, *, trained: bool) -> None:
+    """What came of it, and the next command."""
+    status, name = job.status, job.metadata.name
+    if status is None:
+        return
+    if status.failure is not None:
+        raise terminal.Failure(status.failure.message, str(filename) if not status.run else "", status.failure.hint)
+    code = code_of(job)
+    ready = next(condition for condition in status.conditions if condition.type == "Ready")
+    if code == exits.CliExit.INTERRUPTED:
+        terminal.say(terminal.clean(ready.message))
+        terminal.next_step(f"topcoat run -f {filename}", "goes on")
+        return
+    if code == exits.CliExit.ERROR:
+        terminal.fail(ready.message, str(filename), f"`topcoat status {name} -o wide` tells more")
+    if trained and status.versions:
+        found = sealed.latest(place, job)
+        verdict.say(found, found.evaluation())
+    else:
+        terminal.say(
+            f"Nothing to do: data, base model, method and training are as before. {terminal.clean(ready.message)}"
+        )
+    _next(name, status.served_version, code)
+
+
+def _next(name: str, served: str | None, code: int) -> None:
+    if code in (exits.CliExit.REJECTED, exits.CliExit.INCONCLUSIVE) or served is None:
+        terminal.next_step(f"topcoat report {name}", "says why")
+    else:
+        terminal.next_step(f'topcoat ask {name} "…"', f"asks {served}; with --base the base model")
