@@ -322,4 +322,5 @@ def hostile() -> EvaluationReport:
         reasons=texts[:6],
         dataset=data_card(labels=dict.fromkeys(labels, 7), system_prompt=texts[0], notes=texts[:3]),
         cache_note=texts[0],
+        curve=[point.model_copy(update={"step": point.step * 98_765}) for point in curve()],
     )
