@@ -145,7 +145,7 @@ class Renderer:
     def _tokens(self, example: Example) -> TokenRow:
         if example.text is not None:
             return self._plain_text(example)
-        self._refuse_control_tokens(example.messages)
+        self.refuse_control_tokens(example.messages)
         return self._raw(example) if example.raw_prompt else self._chat(example)
 
     def _plain_text(self, example: Example) -> TokenRow:
@@ -220,7 +220,8 @@ class Renderer:
         messages = (*example.messages[:index], replace(turn, content=cut), *example.messages[index + 1 :])
         return replace(example, messages=messages)
 
-    def _refuse_control_tokens(self, messages: Sequence[Message]) -> None:
+    def refuse_control_tokens(self, messages: Sequence[Message]) -> None:
+        """RowError where a turn holds text that would become one of the template's own marks."""
         for number, turn in enumerate(messages, 1):
             if self._special.search(turn.content):
                 raise RowError(

@@ -68,7 +68,7 @@ def chosen(model: Any, batch: Prompted, labels: Labels) -> list[Choice]:
     while wave := [(i, label) for i, label in wave if label not in known[i]]:
         for (i, label), rest in zip(wave, _rests(model, batch, wave, labels), strict=True):
             known[i][label] = bounds[i][label] + rest
-        wave = [(i, label) for i, row in enumerate(bounds) for label in _rivals(row, known[i])]
+        wave = [(i, label) for i, row in enumerate(bounds) for label in _next_rival(row, known[i])]
     return [Choice(max(scores, key=lambda label: (scores[label], -label)), scores) for scores in known]
 
 
@@ -80,10 +80,11 @@ def _first_guesses(row: int, bounds: Sequence[float], labels: Labels) -> list[in
     return [best] if wanted is None or wanted == best else [best, wanted]
 
 
-def _rivals(bounds: Sequence[float], known: dict[int, float]) -> list[int]:
-    """Labels that may still win, judged by their first token alone."""
+def _next_rival(bounds: Sequence[float], known: dict[int, float]) -> list[int]:
+    """The most promising label that may still win, judged by its first token alone: mostly there is none."""
     best = max(known.values(), default=-math.inf)
-    return [label for label, bound in enumerate(bounds) if label not in known and bound >= best]
+    rivals = [label for label, bound in enumerate(bounds) if label not in known and bound >= best]
+    return [max(rivals, key=bounds.__getitem__)] if rivals else []
 
 
 def _rests(model: Any, batch: Prompted, pairs: Sequence[tuple[int, int]], labels: Labels) -> list[float]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from topcoat.api.evaluation import MetricName
-from topcoat.api.promotion import Against
+from topcoat.api.promotion import Against, Requirement
 from topcoat.api.report import (
     BaseModelCard,
     Comparison,
@@ -62,7 +62,7 @@ def judge(trial: Trial, story: Story, say: Say = lambda *_: None) -> EvaluationR
             heldout,
             requirement.match(asked, wanted.lower_is_better),
             _headline(heldout, subjects, "candidate", asked.metric.value),
-            _rival(heldout, subjects, asked.against, trial.serving),
+            _rival(heldout, subjects, asked, trial.serving),
         )
         for asked in wanted.requirements
     ]
@@ -100,16 +100,16 @@ def _headline(heldout: Heldout, subjects: Subjects, subject: str, metric: str) -
     return table.measured_or_none(heldout, answers, metric) if answers else None
 
 
-def _rival(heldout: Heldout, subjects: Subjects, against: Against, serving: ServingVersion | None) -> Rival:
+def _rival(heldout: Heldout, subjects: Subjects, asked: Requirement, serving: ServingVersion | None) -> Rival:
     """Whom a requirement means; while no version serves, `Serving` means the base model."""
-    if against is Against.SERVING and serving is not None:
+    if asked.against is Against.SERVING and serving is not None:
         return Rival(
             "serving",
             f"{serving.version}, which serves",
             lambda metric: _headline(heldout, subjects, "serving", metric),
             subjects.missing.get("serving", ""),
         )
-    choosing = heldout.kind is TaskKind.CLASSIFICATION
+    choosing = heldout.kind is TaskKind.CLASSIFICATION and asked.metric in (MetricName.ACCURACY, MetricName.F1)
     words = "base model, constrained to the labels" if choosing else "base model"
     return Rival("base", words, lambda metric: _headline(heldout, subjects, "base", metric))
 
@@ -169,10 +169,12 @@ def _main_comparison(found: _Evidence, first: str) -> Comparison:
     for row in found.comparisons:
         if (row.metric, row.against) == (first, "base"):
             return row
-    match = Match(first, 0.0, CONFIDENCE, 1, first in found.wanted.lower_is_better)
-    rival = _rival(found.heldout, found.subjects, Against.BASE, None)
+    asked = Requirement(metric=found.wanted.metrics[0], min_samples=10)
     return requirement.compared(
-        found.heldout, match, _headline(found.heldout, found.subjects, "candidate", first), rival
+        found.heldout,
+        requirement.match(asked, found.wanted.lower_is_better),
+        _headline(found.heldout, found.subjects, "candidate", first),
+        _rival(found.heldout, found.subjects, asked, None),
     )
 
 

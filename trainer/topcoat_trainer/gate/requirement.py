@@ -163,11 +163,12 @@ def _sentence(text: str) -> str:
 
 def _words(asked: Match, rival: Rival, evidence: Evidence, values: tuple[float, float]) -> str:
     before, after = (amount(asked.metric, value) for value in values)
+    lower, upper = (difference(asked.metric, bound) for bound in (evidence.lower, evidence.upper))
     return _sentence(
-        f"{name(asked.metric)} went from {before} ({rival.words}) to {after} on {evidence.samples} held-out rows: "
-        f"{difference(asked.metric, evidence.delta)} better, at {100 * asked.confidence:g} % confidence between "
-        f"{difference(asked.metric, evidence.lower)} and {difference(asked.metric, evidence.upper)}"
-    ).replace("better, at", "(positive is better), at")
+        f"{name(asked.metric)} went from {before} ({rival.words}) to {after} on {evidence.samples} held-out rows, "
+        f"an improvement of {difference(asked.metric, evidence.delta)}; at {100 * asked.confidence:g} % confidence "
+        f"of more than {lower}, and of less than {upper}"
+    )
 
 
 def _why(asked: Match, evidence: Evidence, said: Verdict) -> str:
@@ -175,9 +176,11 @@ def _why(asked: Match, evidence: Evidence, said: Verdict) -> str:
         return f" That is too few rows to judge: {asked.min_samples} are needed."
     if evidence.groups < verdict.GROUPS_AT_LEAST:
         return f" They form only {evidence.groups} groups, too few to judge: {verdict.GROUPS_AT_LEAST} are needed."
-    need = difference(asked.metric, asked.needed)
+    need = f"the needed {difference(asked.metric, asked.needed)}" if asked.needed else "zero"
+    if asked.needed < 0:
+        need = f"the allowed {difference(asked.metric, asked.needed)}"
     if said is Verdict.PROMOTE:
-        return f" Even the lower bound is above the {need} that is needed."
+        return f" Even the lower bound is above {need}."
     if said is Verdict.REJECT:
         return " Even the upper bound says that it is worse than allowed."
-    return f" The lower bound is not above the {need} that is needed, so this may be chance."
+    return f" The lower bound is not above {need}, so this may be chance."
