@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.worlds import World, prepare_report
+from topcoat.api import finetunejob
 from topcoat.api import profile as profiles
 from topcoat.plan import observed, profile
 
@@ -151,3 +154,27 @@ def test_what_local_mode_leaves_out_is_noted() -> None:
 @pytest.mark.parametrize(("text", "number"), [("500m", "0.5"), ("2", "2"), ("1Gi", str(2**30)), ("3k", "3000")])
 def test_quantities_are_compared_as_numbers(text: str, number: str) -> None:
     assert str(profile.quantity(text)) == number
+
+
+CORPUS = Path(__file__).parents[1] / "api" / "invalid"
+PLANNERS = [path for path in sorted(CORPUS.glob("*.yaml")) if path.read_text().startswith("# caught by: plan")]
+
+
+@pytest.mark.parametrize("path", PLANNERS, ids=lambda path: path.stem)
+def test_what_the_corpus_leaves_to_the_planner_is_refused_with_its_message(path: Path) -> None:
+    made = World()
+    made.settle()
+    wanted = finetunejob.FineTuneJob.read(yaml.safe_load(path.read_text()))
+    metadata = wanted.metadata.model_copy(update={"uid": "0123456789ab", "generation": 2})
+    made.job = wanted.model_copy(update={"metadata": metadata, "status": made.status})
+    if wanted.spec.profile != "default":
+        made.seen = replace(made.seen, profile=None)
+    made.settle()
+    message = path.read_text().splitlines()[2].removeprefix("# message: ")
+    stalled = next(condition for condition in made.status.conditions if condition.type == "Stalled")
+    assert stalled.status == "True"
+    assert message in stalled.message
+
+
+def test_the_corpus_leaves_something_to_the_planner() -> None:
+    assert len(PLANNERS) >= 4

@@ -51,18 +51,18 @@ def curve(path: Path) -> Curve:
     return Curve(tuple(step for step, _ in thin), tuple(loss for _, loss in thin), held)
 
 
-def drawn(found: Curve, columns: int, rows: int = CURVE_ROWS) -> str:
-    """The curve in letters; empty while there is none."""
+def drawn(found: Curve, columns: int, total_steps: int = 0) -> str:
+    """The curve in letters, with room for the steps to come; empty while there is none."""
     if len(found.steps) < 2:
         return ""
     import plotille
 
     figure = plotille.Figure()
-    figure.width, figure.height, figure.with_colors = max(20, columns - 24), rows, False
+    figure.width, figure.height, figure.with_colors = max(20, columns - 24), CURVE_ROWS, False
     figure.x_label, figure.y_label = "step", "loss"
     figure.register_label_formatter(float, _label)
     figure.register_label_formatter(int, _label)
-    figure.set_x_limits(min_=found.steps[0], max_=found.steps[-1])
+    figure.set_x_limits(min_=found.steps[0], max_=max(found.steps[-1], total_steps))
     figure.plot(found.steps, found.losses, label="training")
     return "\n".join(line.rstrip() for line in str(figure.show(legend=False)).splitlines())
 
@@ -78,32 +78,29 @@ class Lines:
 
     stream: TextIO
     name: str
-    places: observe.Places | None = None
+    places: observe.Places
     said: tuple[str, int] = ("", -1)
+    waits_for: str = ""
 
     def hear(self, job: finetunejob.FineTuneJob, planned: intent.Plan) -> None:
         for event in planned.events:
             self._say(terminal.clean(event.message))
         status = planned.status
-        waits = next((one for one in status.conditions if one.type == "Reconciling"), None)
-        if waits is not None and waits.reason == "Retrying":
-            self._stage(terminal.clean(waits.message), 0)
-        if status.run and not status.run.completion_time and status.phase in ("Training", "Evaluating"):
-            self._progress(observe.Places(self.places.job) if self.places else None, status)
+        doing = next(one for one in status.conditions if one.type == "Reconciling")
+        if doing.reason == "Retrying" and doing.message != self.waits_for:
+            self.waits_for = doing.message
+            self._say(terminal.clean(doing.message))
+        if doing.reason in ("Training", "Evaluating") and status.run:
+            self._progress(status.run.number)
 
-    def _progress(self, places: observe.Places | None, status: statuses.FineTuneJobStatus) -> None:
-        found = reported_or_none(places, status.run.number) if places and status.run else None
+    def _progress(self, run: int) -> None:
+        found = reported_or_none(self.places, run)
         if found is None or not found.stage:
             return
         tenth = found.progress_percentage // EVERY_PERCENT
         if (found.stage, tenth) != self.said:
             self.said = (found.stage, tenth)
             self._say(f"  {sentence(found)}")
-
-    def _stage(self, text: str, part: int) -> None:
-        if (text, part) != self.said:
-            self.said = (text, part)
-            self._say(text)
 
     def _say(self, text: str) -> None:
         self.stream.write(f"{self.name}: {text}\n")
@@ -121,17 +118,24 @@ def reported_or_none(places: observe.Places, run: int) -> reports.Progress | Non
 
 def sentence(found: reports.Progress) -> str:
     """One line of progress."""
-    loss = next((f"loss {metric.value}" for metric in found.metrics if metric.name == "loss"), "")
+    loss = next((_rounded(metric.value) for metric in found.metrics if metric.name == "loss"), "")
     left = found.estimated_remaining_seconds
     parts = (
         f"{found.progress_percentage:>3} %",
         found.stage.lower(),
         f"step {found.current_step} of {found.total_steps}" if found.stage == "Training" and found.total_steps else "",
-        loss if found.stage == "Training" else "",
+        f"loss {loss}" if found.stage == "Training" and loss else "",
         f"{found.tokens_per_second:,.0f} tokens/s" if found.stage == "Training" and found.tokens_per_second else "",
         f"{shown.duration(left)} to go" if left else "",
     )
     return ", ".join(part for part in parts if part)
+
+
+def _rounded(number: str) -> str:
+    try:
+        return f"{float(number):.4g}"
+    except ValueError:
+        return terminal.clean(number)[:CURVE_ROWS]
 
 
 @dataclass(slots=True)
@@ -140,7 +144,7 @@ class View:
 
     console: rich.console.Console
     name: str
-    places: observe.Places | None = None
+    places: observe.Places
     live: rich.live.Live | None = None
     last: tuple[Any, ...] = field(default=())
 
@@ -158,18 +162,20 @@ class View:
 
         text = self.picture(status)
         if self.live is not None:
-            self.live.update(rich.text.Text.from_ansi(text), refresh=True)
+            picture = rich.text.Text.from_ansi(text, no_wrap=True, overflow="ellipsis")
+            self.live.update(picture, refresh=True)
 
     def picture(self, status: statuses.FineTuneJobStatus) -> str:
         ready = next((one for one in status.conditions if one.type == "Ready"), None)
         head = f"{terminal.paint(self.name, 'bold')}  {terminal.paint(status.phase, 'cyan')}"
         run = status.run
-        if run is None or run.completion_time or self.places is None:
+        if run is None or run.completion_time:
             return f"{head}  {terminal.clean(ready.message) if ready else ''}"
         found = reported_or_none(self.places, run.number)
         if found is None or not found.stage:
             return f"{head}  {names.run_name(run.number)}, attempt {run.attempt}: starting"
-        picture = drawn(curve(self.places.run(run.number) / "metrics.jsonl"), self.console.width)
+        losses = curve(self.places.run(run.number) / "metrics.jsonl")
+        picture = drawn(losses, self.console.width, found.total_steps)
         return "\n".join(
             part for part in (head, f"{_bar(found.progress_percentage)} {sentence(found)}", picture) if part
         )
