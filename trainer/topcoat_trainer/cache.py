@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from topcoat.api.training import CacheMedium, CacheMode
 from topcoat_trainer import batches
+from topcoat_trainer import prefix as prefixes
 from topcoat_trainer.batches import Batch
 from topcoat_trainer.boundary import Boundary
 from topcoat_trainer.errors import OutOfMemory, TrainerError, UserInputError
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 FILL_TOKENS = 4096
 CHECK_TOKENS = 192
+# Prompt tokens that must be saved before a beginning that all rows share is computed apart.
+SHARED_TOKENS = 8192
 CHECK_AMONG = 64
 MEMORY_SHARE = 0.5
 # A row's state is the same number however it was batched, up to the order of summation inside a kernel.
@@ -111,6 +114,36 @@ def _mebibytes(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
+class Beginning:
+    """The tokens that all rows begin with, through the frozen layers once: their state, and what later tokens see."""
+
+    def __init__(self, halves: Halves, prefix: prefixes.Prefix) -> None:
+        self.halves = halves
+        self.prefix = prefix
+        self.hidden = halves.capture(_padded([prefix.ids], halves.model.device))
+
+    def capture(self, members: list[tuple[int, ...]]) -> torch.Tensor:
+        """States of the rows, filled up on the right; only what follows the beginning is computed."""
+        model = self.halves.model
+        own = _padded([ids[len(self.prefix) :] for ids in members], model.device)
+        seen = prefixes.expanded(model, self.prefix, [0] * len(members))
+        rest = self.halves.capture({**own, "past_key_values": seen, "use_cache": True})
+        return torch.cat([self.hidden.expand(len(members), -1, -1), rest], dim=1)
+
+
+def _beginning_or_none(halves: Halves, ids: tuple[int, ...]) -> Beginning | None:
+    """None where there is nothing to share, or where the model's state cannot be shared as a whole."""
+    found = prefixes.prefix_or_none(halves.model, ids) if ids else None
+    return Beginning(halves, found) if found is not None and found.ids == ids else None
+
+
+def common_beginning(rows: Sequence[TokenRow]) -> tuple[int, ...]:
+    """What all rows begin with, where computing it once saves enough to be worth another way of computing."""
+    distinct = list({row.ids for row in rows})
+    length = prefixes.shared_length(distinct)
+    return distinct[0][:length] if length * (len(distinct) - 1) >= SHARED_TOKENS else ()
+
+
 class BoundaryCache:
     """The states of a set of rows at the boundary: one sample after another, unpadded, in one block of memory."""
 
@@ -118,6 +151,7 @@ class BoundaryCache:
         self.halves = halves
         self._states = torch.empty(0)
         self._spans: list[tuple[int, int]] = []
+        self._begin: Beginning | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -128,9 +162,15 @@ class BoundaryCache:
         return self._states.shape[0]
 
     def fill(
-        self, rows: Sequence[TokenRow], batch_tokens: int = FILL_TOKENS, progress: Progress = lambda _, __: None
+        self,
+        rows: Sequence[TokenRow],
+        batch_tokens: int = FILL_TOKENS,
+        progress: Progress = lambda _, __: None,
+        begin: tuple[int, ...] = (),
     ) -> None:
-        """Computes and keeps the states of the rows, equal rows once. A portion too large for memory is halved."""
+        """Computes and keeps the states of the rows, equal rows and the tokens `begin`, with which all of them begin,
+        once. A portion too large for memory is halved.
+        """
         first: dict[tuple[int, ...], tuple[int, int]] = {}
         start = 0
         for row in rows:
@@ -140,6 +180,7 @@ class BoundaryCache:
         config, model = self.halves.model.config.get_text_config(), self.halves.model
         self._states = torch.empty(start, config.hidden_size, dtype=model.dtype)
         self._spans = [first[row.ids] for row in rows]
+        self._begin = _beginning_or_none(self.halves, begin)
         done = 0
         for members in _portions(list(first), batch_tokens):
             self._run(members, first)
@@ -149,7 +190,10 @@ class BoundaryCache:
     def _run(self, members: list[tuple[int, ...]], places: dict[tuple[int, ...], tuple[int, int]]) -> None:
         """One pass over rows of like length. They are filled up on the right: causal layers never see what follows."""
         try:
-            hidden = self.halves.capture(_padded(members, self.halves.model.device))
+            if self._begin:
+                hidden = self._begin.capture(members)
+            else:
+                hidden = self.halves.capture(_padded(members, self.halves.model.device))
         except torch.OutOfMemoryError as error:
             if len(members) == 1:
                 raise OutOfMemory(
@@ -210,8 +254,9 @@ def open_cache(
 ) -> tuple[BoundaryCache | None, CacheReport]:
     """A filled cache after a self-check on the rows' first, or None with the reason; training then goes on without."""
     tolerance = TOLERANCE.get(halves.model.dtype, 1e-4)
+    begin = common_beginning(rows)
     try:
-        split, kept = _self_check(halves, rows, packing=packing)
+        split, kept = _self_check(halves, rows, packing=packing, begin=begin)
     except TrainerError as error:
         return None, CacheReport(False, f"the self-check failed: {error.message}")
     except Exception as error:  # any family may break in its own way, and a cache is never worth a failed run
@@ -224,7 +269,7 @@ def open_cache(
         return None, replace(report, reason=f"rows of one batch influence one another, by {kept:.1e}")
     began = time.perf_counter()
     cache = BoundaryCache(halves)
-    cache.fill(rows, progress=progress)
+    cache.fill(rows, progress=progress, begin=begin)
     seconds = time.perf_counter() - began
     return cache, replace(
         report,
@@ -237,14 +282,16 @@ def open_cache(
     )
 
 
-def _self_check(halves: Halves, rows: Sequence[TokenRow], *, packing: bool) -> tuple[float, float]:
+def _self_check(
+    halves: Halves, rows: Sequence[TokenRow], *, packing: bool, begin: tuple[int, ...]
+) -> tuple[float, float]:
     """How far one batch's logits are apart, whole and split: first with the state caught from that very batch (0: the
     bits are equal), then with states filled as the cache fills them.
     """
     chosen = _sample(rows)
     batch = batches.batch(rows, chosen, packing=packing).to(halves.model.device)
     few = BoundaryCache(halves)
-    few.fill([rows[index] for index in chosen])
+    few.fill([rows[index] for index in chosen], begin=begin)
     own = {index: place for place, index in enumerate(chosen)}
     moved = replace(batch, segments=tuple(replace(s, row=own[s.row]) for s in batch.segments))
     real = torch.zeros(batch.input_ids.shape, dtype=torch.bool)

@@ -52,7 +52,7 @@ class Halves:
         self._stack = layers.stack(model)
         self._stubs: list[Stub] = []
 
-    def capture(self, inputs: Mapping[str, torch.Tensor | None]) -> torch.Tensor:
+    def capture(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """The hidden state that enters the first trained layer. Computes the frozen layers only, without gradients."""
         caught: list[torch.Tensor] = []
         answers: list[int | None] = []
@@ -70,7 +70,7 @@ class Halves:
         self.model.eval()
         try:
             with torch.no_grad():
-                self.model(**inputs, use_cache=False)
+                self.model(**{"use_cache": False, **inputs})
         except _Reached:
             pass
         finally:

@@ -214,7 +214,7 @@ def _open_cache(job: Job, course: Course, material: Material) -> str:
     course.around = found.around
     if course.watched:
         beside = cache.BoundaryCache(halves)
-        beside.fill(course.watched)
+        beside.fill(course.watched, begin=cache.common_beginning(course.watched))
         course.around_watched = beside.around
     return (
         f"Activation cache: {plan.reason}; {report.tokens:,} tokens, {report.size_bytes / 2**20:.1f} MiB, "

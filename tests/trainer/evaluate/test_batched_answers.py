@@ -11,7 +11,8 @@ import torch
 import transformers
 
 from tests.support import tiny_models
-from topcoat_trainer.evaluate import choice, generate, prefix, prompt, score
+from topcoat_trainer import prefix
+from topcoat_trainer.evaluate import choice, generate, prompt, score
 from topcoat_trainer.example import Example, TokenRow
 
 VOCABULARY = 250
@@ -125,3 +126,30 @@ def test_every_token_of_plain_text_is_scored_but_the_first(tmp_path: Path) -> No
     expected = -log_likelihood(llama, ids[:1], tuple(ids[1:])) / (len(ids) - 1)
     assert score.losses(llama, [row]) == pytest.approx([expected], abs=1e-4)
     assert score.losses(llama, [row, row]) == pytest.approx([expected, expected], abs=1e-4)
+
+
+OTHER_KINDS: dict[str, dict[str, Any]] = {
+    "Lfm2Config": {"layer_types": ["conv", "full_attention"] * 2, "block_auto_adjust_ff_dim": False},
+    "MambaConfig": {"state_size": 8},
+    "BloomConfig": {"n_layer": 4, "n_head": 4},
+    "OPTConfig": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(OTHER_KINDS))
+def test_models_with_other_states_and_positions_give_the_same_answers(kind: str) -> None:
+    """ALiBi, learnt positions with an offset, convolutions, recurrent states."""
+    options = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+    config: Any = getattr(transformers, kind)(**{**options, **heads, **OTHER_KINDS[kind]})
+    factory: Any = transformers.AutoModelForCausalLM
+    torch.manual_seed(0)
+    model = factory.from_config(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.mul_(4)
+    rows, options_ids = prompts(7), labels()
+    assert generate.generate(model, rows, generate.Stop(ENDS, 5)) == [alone(model, row, 5) for row in rows]
+    for row, found in zip(rows, choice.choose(model, rows, choice.Labels(options_ids)), strict=True):
+        expected = [log_likelihood(model, row, option) for option in options_ids]
+        assert found.label == max(range(len(options_ids)), key=expected.__getitem__)

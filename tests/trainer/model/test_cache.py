@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -175,7 +175,7 @@ def test_rows_are_filled_in_portions_of_like_length(load: Load) -> None:
     halves = Halves(load("llama").model, EDGE)
     shapes: list[tuple[int, ...]] = []
     true_capture = halves.capture
-    halves.capture = lambda inputs: shapes.append(tuple(inputs["input_ids"].shape)) or true_capture(inputs)  # type: ignore[method-assign, func-returns-value, union-attr]  # a spy
+    halves.capture = lambda inputs: shapes.append(tuple(inputs["input_ids"].shape)) or true_capture(inputs)  # type: ignore[method-assign, func-returns-value]  # a spy
     rows = token_rows(60)
     seen: list[tuple[int, int]] = []
     cache.BoundaryCache(halves).fill(rows, batch_tokens=128, progress=lambda done, total: seen.append((done, total)))
@@ -291,3 +291,33 @@ def test_an_enabled_cache_that_cannot_be_used_is_an_error(case: str) -> None:
 
 def test_an_enabled_cache_is_filled_even_for_one_epoch() -> None:
     assert cache.plan(replace(DEMAND, mode=CacheMode.ENABLED, epochs=1)).use
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "falcon", "mistral"])
+def test_what_all_rows_begin_with_runs_once_and_the_states_are_the_same(
+    family: str, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "SHARED_TOKENS", 30)
+    rows = [replace(row, ids=(7, 9, 11, 13, 15, 17, *row.ids)) for row in token_rows(9)]
+    begin = cache.common_beginning(rows)
+    assert begin[:6] == (7, 9, 11, 13, 15, 17)
+    halves = Halves(load(family).model, EDGE)
+    apart, together = cache.BoundaryCache(halves), cache.BoundaryCache(halves)
+    apart.fill(rows)
+    widths: list[int] = []
+    real = halves.capture
+
+    def counted(given: Mapping[str, Any]) -> torch.Tensor:
+        widths.append(given["input_ids"].shape[1])
+        return real(given)
+
+    monkeypatch.setattr(halves, "capture", counted)
+    together.fill(rows, begin=begin)
+    assert max(widths) <= max(len(row.ids) for row in rows) - len(begin)
+    for index in range(len(rows)):
+        torch.testing.assert_close(together.states(index), apart.states(index), rtol=0, atol=2e-5)
+
+
+def test_a_short_beginning_or_few_rows_are_not_worth_sharing() -> None:
+    rows = [replace(row, ids=(7, 9, 11, *row.ids)) for row in token_rows(9)]
+    assert cache.common_beginning(rows) == ()

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from topcoat_trainer.evaluate import prompt
-from topcoat_trainer.evaluate.prefix import Ids
 from topcoat_trainer.evaluate.prompt import Plan, Prompted
+from topcoat_trainer.prefix import Ids
 
 PAIR_TOKENS = 4096
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-from topcoat_trainer.evaluate import prefix as prefixes
-from topcoat_trainer.evaluate.prefix import Ids, Prefix
+from topcoat_trainer import prefix as prefixes
+from topcoat_trainer.prefix import Ids, Prefix
 
 BATCH_ROWS = 64
 BATCH_TOKENS = 6144

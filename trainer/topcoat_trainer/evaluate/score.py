@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from topcoat_trainer.evaluate import prefix as prefixes
-from topcoat_trainer.evaluate.prefix import Prefix
+from topcoat_trainer import prefix as prefixes
 from topcoat_trainer.example import TokenRow
+from topcoat_trainer.prefix import Prefix
 
 SCORE_TOKENS = 2048
 
