@@ -82,3 +82,18 @@ def test_only_a_hub_address_opens_the_network(monkeypatch: pytest.MonkeyPatch) -
     assert made["PYTHONUNBUFFERED"] == "1"
     assert made.keys() >= os.environ.keys() - {"HF_HUB_OFFLINE"}
     assert "HF_HUB_OFFLINE" not in trainer_process.environment(online=True)
+
+
+def test_several_requests_are_answered_by_one_process(program: Path) -> None:
+    program.write_text(
+        "import json, os, sys\nfor line in sys.stdin: print(json.dumps([json.loads(line), os.getpid()]))"
+    )
+    (first, one), (second, other) = trainer_process.call_each("ask", [{"a": 1}, {"a": "two\nlines"}])
+    assert (first, second) == ({"a": 1}, {"a": "two\nlines"})
+    assert one == other
+
+
+def test_the_first_request_that_fails_is_the_error(program: Path) -> None:
+    program.write_text('import sys; print(\'{"answer": 1}\'); print(\'{"error": {"message": "no"}}\'); sys.exit(16)')
+    with pytest.raises(terminal.Failure, match="no"):
+        trainer_process.call_each("ask", [1, 2])

@@ -93,3 +93,11 @@ def promoted(root: Path, name: str = "claims") -> Path:
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle of the file becomes the other one."""
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)

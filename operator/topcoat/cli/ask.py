@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
 import typer
 
-from topcoat.api import finetunejob, report
+from topcoat.api import dataset, finetunejob, report
 from topcoat.cli import option, sealed, store, terminal, trainer_process
 
 Answer = dict[str, Any]
+Request = dict[str, Any]
 PREPARED = "prepared.json"
 TEXT_HELP = "What to ask; - reads it from standard input."
 LIKELIEST = 3
@@ -40,23 +42,23 @@ def ask(  # noqa: PLR0913 - each is an option that a person gives
     text = sys.stdin.read() if text == "-" else text
     if not text.strip():
         terminal.fail("there is nothing to ask", hint=f'topcoat ask {name} "your text"')
-    said = base_answer(here, job, text) if base else tuned_answer(sealed.served(here, job, version), text)
+    request = base_request(here, job, text) if base else tuned_request(sealed.served(here, job, version), text)
+    (said,) = answers([request])
     if output is option.Plain.JSON:
         terminal.say(json.dumps(said, indent=2, ensure_ascii=False))
         return
-    answer = str(said["answer"])
-    terminal.say(terminal.clean(answer) if terminal.is_terminal() else answer)
+    words = str(said["answer"])
+    terminal.say(terminal.clean(words) if terminal.is_terminal() else words)
     _aside(job.metadata.name, said, option.at(store_folder), base=base)
 
 
-def tuned_answer(found: sealed.Sealed, text: str) -> Answer:
-    """What a version answers."""
-    request = {"version": str(found.folder.resolve()), "digest": found.entry.digest, "base": False}
-    return {"version": found.entry.version, **_asked(found.job, {**request, "text": text})}
+def tuned_request(found: sealed.Sealed, text: str) -> Request:
+    """What a version is asked."""
+    return {"version": str(found.folder.resolve()), "digest": found.digest, **_request(found.job, text)}
 
 
-def base_answer(here: store.Store, job: finetunejob.FineTuneJob, text: str) -> Answer:
-    """What the base model answers to the same prompt, before anything was trained."""
+def base_request(here: store.Store, job: finetunejob.FineTuneJob, text: str) -> Request:
+    """What the base model is asked: the same prompt, before anything was trained."""
     path = here.job_folder(job) / PREPARED
     if not path.is_file():
         name = job.metadata.name
@@ -67,26 +69,31 @@ def base_answer(here: store.Store, job: finetunejob.FineTuneJob, text: str) -> A
         prepared = report.PrepareReport.model_validate_json(path.read_bytes())
     except pydantic.ValidationError:
         terminal.fail("the file cannot be read", where=str(path), hint="`topcoat run` writes it again")
-    request = {
+    return {
         "baseModel": str(Path(prepared.base_model.path)),
         "baseModelDigest": prepared.base_model.digest,
         "base": True,
         "task": prepared.dataset.task.value,
         "labels": sorted(prepared.dataset.labels),
         "systemPrompt": prepared.dataset.system_prompt,
+        "raw": prepared.dataset.format == dataset.Format.PROMPT_COMPLETION,
+        **_request(job, text),
     }
-    return {"version": None, **_asked(job, {**request, "text": text})}
 
 
-def _asked(job: finetunejob.FineTuneJob, request: dict[str, Any]) -> Answer:
-    limit = job.spec.evaluation.generation.max_tokens
-    answer: Answer = trainer_process.call("ask", request={**request, "maxTokens": limit})
-    return answer
+def _request(job: finetunejob.FineTuneJob, text: str) -> Request:
+    return {"text": text, "maxTokens": job.spec.evaluation.generation.max_tokens}
+
+
+def answers(requests: Sequence[Request]) -> list[Answer]:
+    """What the trainer answers, in one process."""
+    found: list[Answer] = trainer_process.call_each("ask", requests)
+    return found
 
 
 def _aside(name: str, said: Answer, at: str, *, base: bool) -> None:
     """Beside the answer, on standard error: how sure, who answered; the next command only on a terminal."""
-    who = said["version"] or "base model"
+    who = said.get("version") or "base model"
     likely = said.get("probabilities") or {}
     best = sorted(likely.items(), key=lambda row: -row[1])[:LIKELIEST]
     sure = ", ".join(f"{terminal.clean(label)} {share:.0%}" for label, share in best)

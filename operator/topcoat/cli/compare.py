@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from topcoat.api import report as reports
-from topcoat.cli import ask, option, sealed, store, terminal
+from topcoat.cli import ask, option, sealed, store, terminal, trainer_process
 
+WITH_HELP = "Compare with this version instead of with the base model."
+Names = tuple[str, str]
 TEXT_HELP = "A question of your own for both models; without it, the held-out rows where they differ most."
 
 
@@ -19,6 +21,7 @@ def compare(  # noqa: PLR0913 - each is an option that a person gives
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help=TEXT_HELP, show_default=False)] = None,
     *,
     version: option.Version = None,
+    other: Annotated[str | None, typer.Option("--with", metavar="vN", help=WITH_HELP, show_default=False)] = None,
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, max=20, help="Wins and losses to show at most.")] = 5,
     output: option.Answer = option.Plain.TEXT,
     store_folder: option.Store = option.DEFAULT_STORE,
@@ -31,13 +34,17 @@ def compare(  # noqa: PLR0913 - each is an option that a person gives
     job = here.job(name)
     if text is not None:
         found = sealed.served(here, job, version)
-        answers = {"base": ask.base_answer(here, job, text), "tuned": ask.tuned_answer(found, text)}
+        asked = [ask.base_request(here, job, text), ask.tuned_request(found, text)]
+        answers = dict(zip(("base", "tuned"), ask.answers(asked), strict=True))
         _show_answers(text, answers, output)
         if output is option.Plain.TEXT:
             why = "shows wins and losses on held-out rows"
             terminal.next_step(f"topcoat compare {job.metadata.name}{option.at(store_folder)}", why)
         return
     found = sealed.latest(here, job, version)
+    if other is not None:
+        _show_versions(sealed.version(here, job, other), found, rows, output)
+        return
     evidence = found.evaluation()
     if output is option.Plain.JSON:
         body = evidence.as_json()
@@ -57,11 +64,31 @@ def _show(found: sealed.Sealed, evidence: reports.EvaluationReport, rows: int) -
     _pairs("Losses", "red", evidence.losses, rows)
 
 
-def _pairs(title: str, style: str, pairs: list[reports.AnswerPair], rows: int) -> None:
+def _show_versions(old: sealed.Sealed, new: sealed.Sealed, rows: int, output: option.Plain) -> None:
+    """Two versions on the rows that both have judged."""
+    folders = [str(one.answers().parent.resolve()) for one in (old, new)]
+    found = trainer_process.call("gate.compare", folders)
+    if output is option.Plain.JSON:
+        terminal.say(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    names = (old.entry.version, new.entry.version)
+    title = f"{old.job.metadata.name}: {names[0]} and {names[1]}"
+    counts = f"{names[1]} is better on {found['better']:,} and worse on {found['worse']:,}"
+    terminal.say(
+        f"{terminal.paint(title, 'bold')}, {found['rows']:,} held-out rows that both have judged\n  {counts}\n"
+    )
+    for word, style in (("wins", "green"), ("losses", "red")):
+        pairs = [reports.AnswerPair.model_validate(pair) for pair in found[word]]
+        _pairs(word.capitalize(), style, pairs, rows, names)
+
+
+def _pairs(
+    title: str, style: str, pairs: list[reports.AnswerPair], rows: int, names: Names = ("base", "tuned")
+) -> None:
     count = f"{len(pairs)}" if len(pairs) <= rows else f"{rows} of {len(pairs)} listed"
     terminal.say(terminal.paint(f"{title} ({count})", style))
     for pair in pairs[:rows]:
-        parts = {"asked": pair.prompt, "right": pair.expected, "base": pair.before, "tuned": pair.after}
+        parts = {"asked": pair.prompt, "right": pair.expected, names[0]: pair.before, names[1]: pair.after}
         terminal.say(f"  {terminal.paint(f'row {pair.row}', 'dim')}")
         for name, said in parts.items():
             terminal.say(_line(name, said))

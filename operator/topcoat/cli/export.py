@@ -5,6 +5,7 @@ The trainer compares every byte with the seal first, and does the merging.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,9 +32,9 @@ def hugging_face(
     version: option.Version = None,
     store_folder: option.Store = option.DEFAULT_STORE,
 ) -> None:
-    """Copy the adapter out as peft and model hubs know it, with tokenizer, card and evidence."""
-    made = _exported("hf", name, folder, version, store_folder)
-    terminal.next_step(f"ls {made['path']}", "peft.PeftModel.from_pretrained(base, DIR) loads it")
+    """Copy the adapter out as peft and model hubs know it, with its tokenizer and its card."""
+    _exported("hf", name, folder, version, store_folder)
+    terminal.next_step(f"ls {shlex.quote(str(folder))}", "peft.PeftModel.from_pretrained(base, DIR) loads it")
 
 
 @export.command("merged", short_help="A whole model with the tuned layers in it")
@@ -45,11 +46,11 @@ def merged(
     store_folder: option.Store = option.DEFAULT_STORE,
 ) -> None:
     """Write a whole model with the tuned layers in it, for servers that know no adapters."""
-    made = _exported("merged", name, folder, version, store_folder)
-    terminal.next_step(f"ls {made['path']}", "AutoModelForCausalLM.from_pretrained(DIR) loads it")
+    _exported("merged", name, folder, version, store_folder)
+    terminal.next_step(f"ls {shlex.quote(str(folder))}", "AutoModelForCausalLM.from_pretrained(DIR) loads it")
 
 
-def _exported(form: str, name: str, folder: Path, version: str | None, store_folder: Path) -> dict[str, Any]:
+def _exported(form: str, name: str, folder: Path, version: str | None, store_folder: Path) -> None:
     here = store.Store(store_folder)
     found = sealed.served(here, here.job(name), version)
     if folder.exists():
@@ -57,10 +58,15 @@ def _exported(form: str, name: str, folder: Path, version: str | None, store_fol
     request = {
         "form": form,
         "version": str(found.folder.resolve()),
-        "digest": found.entry.digest,
+        "digest": found.digest,
         "out": str(folder.resolve()),
     }
     made: dict[str, Any] = trainer_process.call("export", request=request)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    terminal.say(f"{name} {found.entry.version} as {form} in {folder}, {size / 1e6:,.1f} MB.")
-    return {**made, "path": str(folder)}
+    terminal.say(f"{name} {found.entry.version} as {form} in {folder}, {made['bytes'] / 1e6:,.1f} MB.")
+    terminal.say(_checked(made))
+
+
+def _checked(made: dict[str, Any]) -> str:
+    if "probeDifference" not in made:
+        return "Every file was compared with the seal. Rows of your data stayed with the version."
+    return f"Loaded again; its answers differ from the version's by {made['probeDifference']:.2g} in log-probability."

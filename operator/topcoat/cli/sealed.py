@@ -17,6 +17,7 @@ from topcoat.api import finetunejob, report, section, status
 from topcoat.cli import store, terminal
 
 EVALUATION = "evaluation.json"
+ANSWERS = "answers.jsonl"
 MANIFEST = "manifest.json"
 REPORT = "report.html"
 HINT = "restore the file from a back-up, or look at another version with --version"
@@ -31,14 +32,27 @@ class Sealed:
     entry: status.VersionStatus
     folder: Path
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its manifest.json, hex, as status has it."""
+        return self.entry.digest.removeprefix("sha256:")
+
     def evaluation(self) -> report.EvaluationReport:
         """The evidence. Fails when it, or the manifest that vouches for it, is not what was sealed."""
-        manifest = self._read(report.VersionManifest, MANIFEST, self.entry.digest.removeprefix("sha256:"))
-        if EVALUATION not in manifest.files:
-            terminal.fail("the manifest does not name it", where=str(self.folder / EVALUATION), hint=HINT)
-        return self._read(report.EvaluationReport, EVALUATION, manifest.files[EVALUATION].sha256)
+        return self._parsed(report.EvaluationReport, EVALUATION, self._checked(EVALUATION))
 
-    def _read(self, kind: type[Kind], name: str, digest: str) -> Kind:
+    def answers(self) -> Path:
+        """What it answered to every held-out row, checked in the same way."""
+        self._checked(ANSWERS)
+        return self.folder / ANSWERS
+
+    def _checked(self, name: str) -> bytes:
+        manifest = self._parsed(report.VersionManifest, MANIFEST, self._read(MANIFEST, self.digest))
+        if name not in manifest.files:
+            terminal.fail("this version was sealed without it", where=str(self.folder / name), hint=HINT)
+        return self._read(name, manifest.files[name].sha256)
+
+    def _read(self, name: str, digest: str) -> bytes:
         path = self.folder / name
         if not path.is_file():
             terminal.fail("the file is missing from a sealed version", where=str(path), hint=HINT)
@@ -46,11 +60,14 @@ class Sealed:
         found = hashlib.sha256(data).hexdigest()
         if found != digest:
             terminal.fail(f"its sha256 is {found}, recorded is {digest}", where=str(path), hint=HINT)
+        return data
+
+    def _parsed(self, kind: type[Kind], name: str, data: bytes) -> Kind:
         try:
             return kind.model_validate_json(data)
         except pydantic.ValidationError as error:
             field = ".".join(map(str, error.errors(include_input=False)[0]["loc"]))
-            terminal.fail(f"the field {field} cannot be read", where=str(path), hint=HINT)
+            terminal.fail(f"the field {field} cannot be read", where=str(self.folder / name), hint=HINT)
 
 
 def served(here: store.Store, job: finetunejob.FineTuneJob, wished: str | None = None) -> Sealed:

@@ -18,7 +18,7 @@ from topcoat.api import exits
 from topcoat.cli import terminal
 
 NEEDED = ("torch", "transformers", "peft")
-WITHOUT_TORCH = ("data.doctor",)
+WITHOUT_TORCH = ("data.doctor", "gate.compare")
 FIX_MARK = ". To fix it: "
 
 
@@ -55,16 +55,41 @@ def call(module: str, arguments: Sequence[str] = (), request: Any = None, *, onl
     return answer
 
 
+def call_each(module: str, requests: Sequence[Any]) -> list[Any]:
+    """Answers to several requests from one process, which loads the model once. Fails with the first that fails."""
+    lines = "".join(f"{json.dumps(request)}\n" for request in requests)
+    code, out, said = _carry_out(module, ["--lines"], lines, online=False)
+    answers = [_parsed(line) for line in out.splitlines()]
+    if code != 0:
+        refused = next((answer for answer in answers if isinstance(answer, dict) and "error" in answer), None)
+        raise failure(code, refused, said)
+    if len(answers) != len(requests):
+        terminal.fail(f"{module} gave no answer", hint="set TOPCOAT_DEBUG=1 and try again to see what it wrote")
+    return answers
+
+
 def collect(
     module: str, arguments: Sequence[str] = (), request: Any = None, *, online: bool = False
 ) -> tuple[int, Any, str]:
     """Exit code, JSON answer (None if there is none) and the text on standard error."""
+    text = None if request is None else json.dumps(request)
+    code, out, said = _carry_out(module, arguments, text, online=online)
+    return code, _parsed(out), said
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _carry_out(module: str, arguments: Sequence[str], text: str | None, *, online: bool) -> tuple[int, str, str]:
     if module not in WITHOUT_TORCH:
         check_installed()
     done = subprocess.run(
         command(module, *arguments),
-        input=None if request is None else json.dumps(request),
-        stdin=subprocess.DEVNULL if request is None else None,
+        input="" if text is None else text,
         stdout=subprocess.PIPE,
         stderr=None if terminal.debugging() else subprocess.PIPE,
         env=environment(online=online),
@@ -72,11 +97,7 @@ def collect(
         encoding="utf-8",
         check=False,
     )
-    try:
-        answer = json.loads(done.stdout)
-    except ValueError:
-        answer = None
-    return done.returncode, answer, done.stderr or ""
+    return done.returncode, done.stdout, done.stderr or ""
 
 
 def failure(code: int, answer: Any, said: str) -> terminal.Failure:
