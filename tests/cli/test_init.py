@@ -85,6 +85,13 @@ def test_init_writes_a_manifest_that_the_api_accepts(data: Path, tmp_path: Path)
     assert text.count("#") >= 6
 
 
+def test_run_accepts_what_init_wrote(data: Path, tiny: Path, tmp_path: Path) -> None:
+    assert stores.topcoat("init", data.name, "--base-model", tiny).code == 0
+    said = stores.topcoat("run", "-f", "job.yaml", "--local", "--dry-run", store=tmp_path / "store")
+    assert said.code == 0, said.err
+    assert "claims-of-2025" in said.out
+
+
 def test_what_stands_in_comments_is_valid_too(data: Path) -> None:
     lines = stores.topcoat("init", data.name, "--out", "-").out.splitlines()
     opened = [line.replace("# ", "", 1) if line.startswith("    # ") else line for line in lines]

@@ -60,7 +60,8 @@ def init(  # noqa: PLR0913 - each is an option that a person gives
     if not folder.is_dir():
         terminal.fail("the folder is not there", where=str(folder), hint="make it, or name another file with --out")
     out.write_text(text, encoding="utf-8")
-    terminal.say(f"{found['usable']:,} rows, {found['format']}, {found.get('task', '')}. Wrote {out}.")
+    kinds = dict.fromkeys([found["format"], found["task"]])
+    terminal.say(f"{found['usable']:,} rows, {', '.join(kinds)}. Wrote {out}.")
     terminal.next_step(f"topcoat run -f {shlex.quote(str(out))} --local --dry-run", "says what it would take")
 
 
