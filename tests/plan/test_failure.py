@@ -273,3 +273,20 @@ def test_a_started_attempt_whose_status_was_never_written_is_followed() -> None:
     assert planned.actions == ()
     assert world.status.run is not None
     assert world.status.run.number == 1
+
+
+def test_a_version_sealed_by_a_trainer_that_still_runs_waits_for_its_last_word() -> None:
+    world = running(World())
+    world.seen = replace(world.seen, versions=(sealed(1),))
+    assert world.step().actions == ()
+    assert world.status.run is not None
+    assert world.status.run.completion_time is None
+    assert world.seen.attempt is not None
+    word = report.Termination(outcome=report.Outcome.SEALED, version="v1", resumed_from_step=6)
+    ended = replace(
+        world.seen.attempt, state=observed.AttemptState.ENDED, ended_at=world.now, exit_code=0, termination=word
+    )
+    world.seen = replace(world.seen, attempt=ended)
+    world.settle()
+    assert world.status.served_version == "v1"
+    assert world.status.run.resumed_from_step == 6

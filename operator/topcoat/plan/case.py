@@ -44,6 +44,12 @@ class Case:
         """True on the first look at a new generation of the manifest."""
         return self.job.metadata.generation != self.before.observed_generation
 
+    @property
+    def active_run(self) -> int:
+        """Number of the run whose attempt is queued or running; 0 when none is."""
+        attempt = self.seen.attempt
+        return attempt.run if attempt and attempt.state is not observed.AttemptState.ENDED else 0
+
     def condition(self, kind: conditions.Condition) -> status.ConditionStatus:
         return next(condition for condition in self.before.conditions if condition.type == kind)
 

@@ -46,16 +46,11 @@ def stage(case: Case, wish: Wish) -> Sources:
     prepared = case.seen.prepared
     if prepared is None or prepared.key != key(wish):
         return Sources(_asking(case, wish, quiet=False))
-    if case.seen.recheck and not _busy(case):
+    if case.seen.recheck and not case.active_run:
         return Sources(_asking(case, wish, quiet=prepared.report is not None))
     if prepared.report is not None:
         return _good(case, wish, prepared)
     return _bad(case, wish, prepared)
-
-
-def _busy(case: Case) -> bool:
-    attempt = case.seen.attempt
-    return attempt is not None and attempt.state is not observed.AttemptState.ENDED
 
 
 def _asking(case: Case, wish: Wish, *, quiet: bool) -> Stage:
@@ -80,7 +75,7 @@ def _good(case: Case, wish: Wish, prepared: observed.Prepared) -> Sources:
         f"{card.invalid:,} left out as unusable"
     )
     poll = wish.spec.retrain.on_data_change
-    if poll is None or wish.spec.retrain.suspend or case.seen.mode is observed.Mode.LOCAL or _busy(case):
+    if poll is None or wish.spec.retrain.suspend or case.seen.mode is observed.Mode.LOCAL or case.active_run:
         return Sources(Stage({VALID: Word("True", "Checked", message)}, updates=_found(report)), report)
     left = (prepared.finished_at + timedelta(seconds=poll.poll_interval_seconds) - case.now).total_seconds()
     actions = _asking(case, wish, quiet=True).actions if left <= 0 else ()

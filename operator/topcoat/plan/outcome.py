@@ -38,17 +38,16 @@ class Outcome:
 
 def of(case: Case, spec: finetunejob.FineTuneJobSpec, run: status.RunStatus) -> Outcome:
     """Judges the newest attempt at a run."""
+    attempt = case.seen.attempt
+    started = attempt is not None and (attempt.run, attempt.number) == (run.number, run.attempt)
+    if attempt and started and attempt.state is not observed.AttemptState.ENDED:
+        return Outcome(Kind.ACTIVE)
     version = names.version_name(run.number)
     if case.usable_or_none(version):
         return Outcome(Kind.SEALED)
     if case.seen.version_or_none(version):
         return _failed(exits.Exit.CORRUPT, "FileCorrupt", case.problem_with(version))
-    attempt = case.seen.attempt
-    if attempt is None or (attempt.run, attempt.number) != (run.number, run.attempt):
-        return Outcome(Kind.NOT_STARTED)
-    if attempt.state is not observed.AttemptState.ENDED:
-        return Outcome(Kind.ACTIVE)
-    return _ended(case, spec, attempt)
+    return _ended(case, spec, attempt) if attempt and started else Outcome(Kind.NOT_STARTED)
 
 
 def _ended(case: Case, spec: finetunejob.FineTuneJobSpec, attempt: observed.Attempt) -> Outcome:

@@ -90,6 +90,8 @@ def _opened(case: Case, trained: Trained) -> Book:
     new = [version for version in case.seen.versions if version.valid and version.version not in names_known]
     book = Book(tuple(known), before.promoted_version, before.previous_version)
     for version in sorted(new, key=lambda version: names.run_of(version.version)):
+        if names.run_of(version.version) == case.active_run:
+            continue  # its trainer has not said its last word
         book = _with(case, trained, book, version)
     ordered = sorted(book.versions, key=lambda version: names.run_of(version.version))
     return replace(book, versions=tuple(ordered))
