@@ -187,7 +187,7 @@ def _answered(base: BaseModel, question: Question, *, free: bool) -> dict[str, A
     ids = _prompt(renderer, question)
     if len(ids) >= context:
         raise UserInputError(f"the question has {len(ids)} tokens, the model takes {context}", hint="ask less at once")
-    plan = prompt.Plan(padded=False, shared=False)
+    plan = prompt.plan_for_one(base.model)
     said: dict[str, Any] = {"probabilities": None, "promptTokens": len(ids)}
     if question.task is TaskKind.CLASSIFICATION and question.labels and not free and not question.raw:
         labels = choice.Labels(tuple(tuple(renderer.completion(label)) for label in question.labels), every=True)

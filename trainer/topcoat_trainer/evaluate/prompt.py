@@ -1,7 +1,8 @@
 """Reads prompts in batches and stops where the answer begins: what free and constrained answers share.
 
 Every batch gives exactly what its rows give alone (up to rounding): left padding is masked and positions are counted
-without it. Where a model does not bear padding, rows of equal length are batched instead (`padding_is_exact`).
+without it. Where a model does not bear padding, rows of equal length are batched instead (`padding_is_exact`), and
+where it keeps more than keys and values (recurrent layers), every step reads the whole text again: slow, but right.
 """
 
 from __future__ import annotations
@@ -24,32 +25,41 @@ TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 3e-1}
 
 @dataclass(slots=True)
 class Prompted:
-    """A batch whose prompts are read. Row i is prompt `rows[i]`; `logits` predict its first answer token."""
+    """A batch whose prompts are read. Row i is prompt `rows[i]`; `logits` predict its first answer token.
+
+    What was read lies in the cache, or, without one, in `ids`.
+    """
 
     rows: list[int]
-    cache: Cache
+    cache: Cache | None
     mask: torch.Tensor | None
     lengths: torch.Tensor
     logits: torch.Tensor
+    ids: torch.Tensor | None = None
 
     def take(self, chosen: Sequence[int]) -> Prompted:
         """A batch of the chosen rows of this one, repeats allowed; this one stays usable."""
         index = torch.tensor(list(chosen), dtype=torch.long, device=self.logits.device)
         return Prompted(
             [self.rows[i] for i in chosen],
-            prefixes.taken(self.cache, index),
+            None if self.cache is None else prefixes.taken(self.cache, index),
             None if self.mask is None else self.mask[index],
             self.lengths[index],
             self.logits[index],
+            None if self.ids is None else self.ids[index],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How prompts are batched. `padded` False: only rows of equal length share a batch, and no prefix is shared."""
+    """How prompts are batched. `padded` False: only rows of equal length share a batch, and no prefix is shared.
+
+    `cached` False: nothing is kept between steps.
+    """
 
     padded: bool = True
     shared: bool = True
+    cached: bool = True
     rows: int = BATCH_ROWS
     tokens: int = BATCH_TOKENS
 
@@ -72,18 +82,19 @@ def read(model: Any, prompts: Sequence[Ids], plan: Plan) -> Iterator[Prompted]:
     length = prefixes.shared_length(prompts) if plan.padded and plan.shared else 0
     prefix = prefixes.prefix_or_none(model, prompts[0][:length]) if length else None
     for rows in batches([len(prompt) for prompt in prompts], plan):
-        yield read_batch(model, [prompts[i] for i in rows], rows, prefix, padded=plan.padded)
+        yield read_batch(model, [prompts[i] for i in rows], rows, prefix, plan)
 
 
 @torch.inference_mode()
-def read_batch(model: Any, prompts: Sequence[Ids], rows: list[int], prefix: Prefix | None, *, padded: bool) -> Prompted:
+def read_batch(model: Any, prompts: Sequence[Ids], rows: list[int], prefix: Prefix | None, plan: Plan) -> Prompted:
+    """One batch, read; without padding its prompts are equally long."""
     width = max(len(prompt) for prompt in prompts)
     pads = [width - len(prompt) for prompt in prompts]
     ids = torch.tensor([[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)])
     mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
     ids, mask = ids.to(model.device), mask.to(model.device)
-    cache = prefixes.expanded(model, prefix, pads) if prefix else prefixes.empty_cache(model)
-    batch = Prompted(rows, cache, mask if padded else None, mask.sum(dim=1), torch.empty(0))
+    cache = prefixes.expanded(model, prefix, pads) if prefix else prefixes.empty_cache(model) if plan.cached else None
+    batch = Prompted(rows, cache, mask if plan.padded else None, mask.sum(dim=1), torch.empty(0))
     start = len(prefix) if prefix else 0
     batch.logits = step(model, batch, ids[:, start:], _positions(mask)[:, start:], keep=1)[:, -1]
     return batch
@@ -94,7 +105,11 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 def step(model: Any, batch: Prompted, ids: torch.Tensor, positions: torch.Tensor, keep: int) -> torch.Tensor:
-    """Feeds tokens after the batch's cache (which grows) and gives the logits of the last `keep` columns, in fp32."""
+    """Feeds tokens after what the batch has read, and gives the logits of the last `keep` columns, in fp32."""
+    if batch.cache is None:
+        ids = batch.ids = ids if batch.ids is None else torch.cat([batch.ids, ids], dim=1)
+        whole: torch.Tensor = model(input_ids=ids, use_cache=False).logits[:, -keep:].float()
+        return whole
     arguments: dict[str, Any] = {"logits_to_keep": keep} if prefixes.accepts(model, "logits_to_keep") else {}
     if batch.mask is not None:
         arguments["attention_mask"] = batch.mask
@@ -110,13 +125,18 @@ def padding_is_exact(model: Any, prompts: Sequence[Ids]) -> bool:
     """Whether the shortest prompt gives the same distribution alone as it does padded beside the longest."""
     short, long = min(prompts, key=len), max(prompts, key=len)
     pair = [long[-96:], short[-48:]]
-    alone = read_batch(model, [pair[1]], [0], None, padded=False).logits[0]
-    beside = read_batch(model, pair, [0, 1], None, padded=True).logits[1]
+    alone = read_batch(model, [pair[1]], [0], None, Plan(padded=False)).logits[0]
+    beside = read_batch(model, pair, [0, 1], None, Plan()).logits[1]
     difference = (alone.log_softmax(-1) - beside.log_softmax(-1)).abs().max().item()
     return difference <= TOLERANCE.get(model.dtype, 2e-3)
 
 
+def plan_for_one(model: Any) -> Plan:
+    """One prompt alone needs neither padding nor a shared prefix."""
+    return Plan(padded=False, shared=False, cached=prefixes.has_only_attention(prefixes.empty_cache(model)))
+
+
 def plan_for(model: Any, prompts: Sequence[Ids]) -> Plan:
     """Padded batches with a shared prefix where the model bears them; checked, not assumed."""
-    exact = prefixes.has_only_attention(prefixes.empty_cache(model)) and padding_is_exact(model, prompts)
-    return Plan(padded=exact, shared=exact)
+    bare = plan_for_one(model)
+    return Plan() if bare.cached and padding_is_exact(model, prompts) else bare
