@@ -13,7 +13,7 @@ from topcoat_trainer.gate import bootstrap
 
 
 def rows(share: float, count: int = 400, seed: int = 0) -> list[float]:
-    return np.random.default_rng(seed).binomial(1, share, count).astype(float).tolist()
+    return [float(hit) for hit in np.random.default_rng(seed).binomial(1, share, count)]
 
 
 def test_the_interval_of_a_share_is_the_books() -> None:

@@ -130,7 +130,8 @@ def test_the_same_candidate_again_is_no_improvement(made: Workshop, trial: Calla
 def test_a_finished_subject_is_never_asked_again(
     made: Workshop, trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sat, original = [], exam.sit
+    sat: list[int] = []
+    original = exam.sit
 
     def sit(model: Any, tokenizer: Any, asked: Any, share: Any) -> Any:
         sat.append(len(sat))
