@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from topcoat.api import finetunejob
+from topcoat.api import exits, finetunejob
 from topcoat.cli import durable, manifest, option, run, sealed, store, terminal, trainer_process
 
 DEFAULT_FOLDER = Path("topcoat-demo")
@@ -35,7 +35,10 @@ def demo(
     if figures is not None and job.status is not None:
         durable.write_json(figures, _figures(here, job, time.monotonic() - started, trained=trained))
         terminal.say(f"Figures: {figures}")
-    _next(path, job.metadata.name)
+    if run.code_of(job) == exits.CliExit.PROMOTED:
+        _try(path, job.metadata.name)
+    else:
+        run.next_step(job, path)
     return run.code_of(job)
 
 
@@ -77,7 +80,7 @@ def _figures(here: store.Store, job: finetunejob.FineTuneJob, seconds: float, *,
     }
 
 
-def _next(path: Path, name: str) -> None:
+def _try(path: Path, name: str) -> None:
     terminal.say("")
     terminal.say("Try next:")
     commands = {

@@ -45,6 +45,7 @@ def run(  # noqa: PLR0913 - each is an option that a person gives
     job, trained = carry_on(place, wanted, sources, quiet=output not in (option.Form.TABLE, option.Form.WIDE))
     if output in (option.Form.TABLE, option.Form.WIDE):
         conclude(place, job, filename, trained=trained)
+        next_step(job, filename)
     else:
         show.objects([job.as_json()], output, one=True)
     return code_of(job)
@@ -71,7 +72,7 @@ def carry_on(
 
 
 def conclude(place: store.Store, job: finetunejob.FineTuneJob, filename: Path, *, trained: bool) -> None:
-    """What came of it, and the next command."""
+    """What came of it; fails where it failed."""
     status, name = job.status, job.metadata.name
     if status is None:
         return
@@ -81,7 +82,6 @@ def conclude(place: store.Store, job: finetunejob.FineTuneJob, filename: Path, *
     ready = next(condition for condition in status.conditions if condition.type == "Ready")
     if code == exits.CliExit.INTERRUPTED:
         terminal.say(terminal.clean(ready.message))
-        terminal.next_step(f"topcoat run -f {filename}", "goes on")
         return
     if code == exits.CliExit.ERROR:
         terminal.fail(ready.message, str(filename), f"`topcoat status {name} -o wide` tells more")
@@ -92,11 +92,15 @@ def conclude(place: store.Store, job: finetunejob.FineTuneJob, filename: Path, *
         terminal.say(
             f"Nothing to do: data, base model, method and training are as before. {terminal.clean(ready.message)}"
         )
-    _next(name, status.served_version, code)
 
 
-def _next(name: str, served: str | None, code: int) -> None:
-    if code in (exits.CliExit.REJECTED, exits.CliExit.INCONCLUSIVE) or served is None:
+def next_step(job: finetunejob.FineTuneJob, filename: Path) -> None:
+    """The last line: what to try now."""
+    name, code = job.metadata.name, code_of(job)
+    served = job.status.served_version if job.status else None
+    if code == exits.CliExit.INTERRUPTED:
+        terminal.next_step(f"topcoat run -f {filename}", "goes on")
+    elif code in (exits.CliExit.REJECTED, exits.CliExit.INCONCLUSIVE) or served is None:
         terminal.next_step(f"topcoat report {name}", "says why")
     else:
         terminal.next_step(f'topcoat ask {name} "…"', f"asks {served}; with --base the base model")

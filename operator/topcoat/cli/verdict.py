@@ -15,6 +15,7 @@ SUBJECTS = {
     "serving": "serving",
     "candidate": "tuned",
 }
+NOTE_LETTERS = 60
 STYLES = {"Promote": "green", "Reject": "red", "Inconclusive": "yellow"}
 
 
@@ -46,7 +47,7 @@ def _row(score: reports.Score) -> list[str]:
         f"{score.samples:,}",
         "" if score.prompt_tokens is None else f"{score.prompt_tokens:.0f}",
         "" if score.seconds_per_answer is None else f"{score.seconds_per_answer:.3f}",
-        score.note,
+        terminal.clean(score.note.partition(";")[0])[:NOTE_LETTERS],
     ]
 
 
