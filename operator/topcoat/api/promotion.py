@@ -66,6 +66,7 @@ class Promotion(Section):
     policy: Policy = Policy.AUTOMATIC
     """`Automatic`: a winner serves. `Manual`: a winner waits for approvedVersion. `Never`: keep all, serve none."""
     requirements: Annotated[tuple[Requirement, ...], Field(max_length=8)] = ()
-    """All must hold. Empty: the first metric must be better than the base model's and than the serving version's."""
+    """All must hold. Empty: the first metric must be better than the base model's and than the serving version's, and
+    the loss not worse than the base model's by more than 0.05."""
     approved_version: Version | None = None
     """With policy Manual: the version that a person approved. A commit is an approval."""

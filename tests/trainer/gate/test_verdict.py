@@ -8,8 +8,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topcoat.api.promotion import Verdict
-from topcoat_trainer.gate import verdict
+from topcoat.api.evaluation import Evaluation, MetricName
+from topcoat.api.promotion import Against, Promotion, Requirement, Verdict
+from topcoat.api.report import TaskKind
+from topcoat_trainer.gate import requirement, verdict
 from topcoat_trainer.gate.verdict import Evidence, Limit
 
 NUMBER = st.floats(allow_nan=True, allow_infinity=True)
@@ -76,3 +78,17 @@ def test_an_allowed_regression_is_rejected_only_beyond_what_is_allowed() -> None
     assert verdict.judged(Evidence(-0.02, -0.05, -0.01, 300, 300), limit) is Verdict.PROMOTE
     assert verdict.judged(Evidence(-0.08, -0.15, -0.01, 300, 300), limit) is Verdict.INCONCLUSIVE
     assert verdict.judged(Evidence(-0.3, -0.4, -0.2, 300, 300), limit) is Verdict.REJECT
+
+
+def test_while_no_version_serves_a_requirement_is_not_said_twice() -> None:
+    base = Requirement(metric=MetricName.ACCURACY, min_improvement="0.1")
+    serving = Requirement(metric=MetricName.ACCURACY, against=Against.SERVING)
+    stricter = Requirement(metric=MetricName.ACCURACY, against=Against.SERVING, min_improvement="0.2")
+    loss = Requirement(metric=MetricName.LOSS, against=Against.SERVING)
+    asked = Promotion(requirements=(base, serving, stricter, loss))
+
+    def kept(*, serves: bool) -> tuple[Requirement, ...]:
+        return requirement.wanted(Evaluation(), asked, TaskKind.CLASSIFICATION, serves=serves).requirements
+
+    assert kept(serves=False) == (base, stricter, loss)
+    assert kept(serves=True) == (base, serving, stricter, loss)

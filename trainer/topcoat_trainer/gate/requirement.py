@@ -36,7 +36,29 @@ def wanted(evaluation: Evaluation, promotion: Promotion, kind: TaskKind, *, serv
         metric.name: metric.direction for metric in evaluation.metrics if metric.direction is not None
     }
     lower = frozenset(name.value for name, direction in directions.items() if direction is Direction.LOWER)
-    return Wanted(chosen, lower, promotion.requirements or _default(chosen[0], serves=serves))
+    asked = promotion.requirements or _default(chosen[0], serves=serves)
+    return Wanted(chosen, lower, asked if serves else _without_echoes(asked))
+
+
+def _without_echoes(asked: tuple[Requirement, ...]) -> tuple[Requirement, ...]:
+    """While no version serves, `Serving` means the base model: what a stricter requirement against it says already is
+    not said twice.
+    """
+    return tuple(
+        one
+        for one in asked
+        if one.against is Against.BASE or not any(_covers(other, one) for other in asked if other is not one)
+    )
+
+
+def _covers(other: Requirement, one: Requirement) -> bool:
+    return (
+        other.against is Against.BASE
+        and other.metric is one.metric
+        and needed(other) >= needed(one)
+        and float(other.confidence) >= float(one.confidence)
+        and other.min_samples >= one.min_samples
+    )
 
 
 def _default(first: MetricName, *, serves: bool) -> tuple[Requirement, ...]:
