@@ -124,6 +124,7 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"dataset": {"train": {"uri": "s3://bucket/x.jsonl"}}}, "dataset.train.uri 's3://bucket/x.jsonl': local mode"),
     ({"dataset": {"train": {"configMap": {"name": "c", "key": "x.jsonl"}}}}, "dataset.train.configMap: there are no"),
     ({"trainer": {"nodes": 2}}, "trainer.nodes is 2, but local mode is one machine"),
+    ({"tracking": [{"type": "MLflow"}]}, "tracking: no tracker is connected in local mode"),
 ]
 
 

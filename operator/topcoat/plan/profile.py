@@ -168,6 +168,11 @@ def _unsupported(
             yield Refusal(HERE, f"{field}.configMap: there are no ConfigMaps on one machine; use a file:// uri")
     if spec.trainer.nodes > 1:
         yield Refusal(HERE, f"trainer.nodes is {spec.trainer.nodes}, but local mode is one machine; set it to 1")
+    if spec.tracking:
+        yield Refusal(
+            HERE,
+            "tracking: no tracker is connected in local mode; leave it out (metrics.jsonl beside a version has it)",
+        )
 
 
 def _left_out(spec: finetunejob.FineTuneJobSpec, mode: observed.Mode) -> Iterator[str]:
