@@ -9,7 +9,7 @@ from topcoat.api import conditions, crd, exits
 
 NOTE = "<!-- Generated from topcoat.api by `make generate`. Do not edit. -->\n\n"
 _CLI_MEANINGS = {
-    exits.CliExit.PROMOTED: "the candidate was promoted, or nothing had to be done",
+    exits.CliExit.PROMOTED: "the candidate was promoted (also when nothing had to be done: the last verdict counts)",
     exits.CliExit.ERROR: "an error; the message says what, where, why and how to fix it",
     exits.CliExit.REJECTED: "the gate rejected the candidate; what served before serves on",
     exits.CliExit.INCONCLUSIVE: "the evidence does not decide; what served before serves on",

@@ -35,7 +35,8 @@ def run(  # noqa: PLR0913 - each is an option that a person gives
 ) -> int:
     """Train, judge and serve what a manifest asks for. The same inputs do nothing.
 
-    Exit code: 0 promoted or nothing to do, 2 rejected, 3 inconclusive, 4 stopped at a checkpoint, 1 an error.
+    Exit code: 0 promoted, 2 rejected, 3 inconclusive, 4 stopped at a checkpoint, 1 an error. Where there is nothing
+    to do, the last verdict's.
     """
     wanted = manifest.load(filename, name)
     sources = Path.cwd() if str(filename) == "-" else filename.resolve().parent
