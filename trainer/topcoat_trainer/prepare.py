@@ -13,7 +13,6 @@ import json
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,10 +20,9 @@ from typing import Any, TypeVar
 import pydantic
 
 from topcoat.api.dataset import Dataset
-from topcoat.api.exits import BY_CODE
 from topcoat.api.report import BaseModelCard, DataCard, Estimate, Outcome, PrepareReport, Termination
 from topcoat.api.run import RunFile
-from topcoat_trainer import estimate, files, model_file, render, source
+from topcoat_trainer import estimate, files, last_word, model_file, render, source
 from topcoat_trainer.data import dataset
 from topcoat_trainer.digest import DigestBook, combined
 from topcoat_trainer.errors import OutOfMemory, TrainerError, UserInputError
@@ -47,11 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code.value
     folder = Path(run.paths.run)
-    last_word = attempt(run, folder)
-    files.write_json(folder / TERMINATION, last_word.as_json())
-    if last_word.outcome is Outcome.FAILED:
-        sys.stderr.write(f"{last_word.message}. To fix it: {last_word.hint}\n")
-    return last_word.exit_code
+    word = attempt(run, folder)
+    files.write_json(folder / TERMINATION, word.as_json())
+    if word.outcome is Outcome.FAILED:
+        sys.stderr.write(f"{word.message}. To fix it: {word.hint}\n")
+    return word.exit_code
 
 
 def read_run_file(path: Path) -> RunFile:
@@ -80,31 +78,11 @@ def attempt(run: RunFile, folder: Path) -> Termination:
         files.write_json(folder / PREPARED, report.as_json())
         return Termination(outcome=Outcome.PREPARED)
     except TrainerError as error:
-        return failure(error)
+        return last_word.failed(error)
     except MemoryError:
-        return failure(OutOfMemory("memory ran out while the data was checked", hint="split the data file"))
+        return last_word.failed(OutOfMemory("memory ran out while the data was checked", hint="split the data file"))
     except Exception as error:  # noqa: BLE001 (the process's last line of defence; the type and place are kept)
-        return failure(TrainerError(f"{type(error).__name__} at {_place(error)}"))
-
-
-def _place(error: Exception) -> str:
-    """Where it happened. The exception's own words are left out: they may quote a row."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
-
-
-def failure(error: TrainerError) -> Termination:
-    """The last word of a process that says no."""
-    meaning = BY_CODE[error.exit_code.value]
-    place = f"{error.where}: " if error.where else ""
-    return Termination(
-        outcome=Outcome.FAILED,
-        exit_code=error.exit_code.value,
-        category=meaning.category,
-        reason=meaning.reason,
-        message=f"{place}{error.message}"[:1024],
-        hint=error.hint[:512],
-    )
+        return last_word.failed(last_word.known(error))
 
 
 def prepare(run: RunFile) -> PrepareReport:
