@@ -118,6 +118,19 @@ _OWN: tuple[Reason, ...] = (
     Reason("BackoffLimitExceeded", "all attempts failed", (_C.READY, _C.STALLED, _C.TRAINED)),
     Reason("DeadlineExceeded", "lifecycle.activeDeadlineSeconds is over", (_C.READY, _C.STALLED, _C.TRAINED)),
     Reason("NotSealed", "the trainer ended without a sealed version", (_C.READY, _C.STALLED, _C.TRAINED, _C.EVALUATED)),
+    Reason("Inspecting", "the trainer's last word was lost; the volume is read instead", (_C.READY, _C.RECONCILING)),
+    Reason("Unschedulable", "no node has room for the pod now", (_C.READY, _C.RECONCILING, _C.ADMITTED)),
+    Reason("VolumeUnbound", "a claim of the pod is not bound", (_C.READY, _C.RECONCILING, _C.STALLED, _C.ADMITTED)),
+    Reason("ImageUnavailable", "the pod's image cannot be pulled", (_C.READY, _C.STALLED, _C.ADMITTED, _C.SERVING)),
+    Reason(
+        "PodMisconfigured",
+        "the pod names a Secret, ConfigMap, key or claim that is not there",
+        (_C.READY, _C.STALLED, _C.ADMITTED, _C.SERVING),
+    ),
+    Reason("QuotaExceeded", "the namespace's quota has no room", (_C.READY, _C.RECONCILING, _C.ADMITTED)),
+    Reason("ClusterRefused", "the API server refuses what the run needs", (_C.READY, _C.STALLED, _C.ADMITTED)),
+    Reason("ServerNotReady", "no server pod is ready", (_C.READY, _C.RECONCILING, _C.SERVING)),
+    Reason("ScaledToZero", "serving.replicas is 0", (_C.READY, _C.SERVING)),
     Reason("UnsupportedHere", "the manifest asks for something that this mode cannot do", (_C.READY, _C.STALLED)),
 )
 _FROM_EXITS: tuple[Reason, ...] = tuple(

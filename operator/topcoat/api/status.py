@@ -59,6 +59,8 @@ class RunStatus(Lenient):
     """Step of the checkpoint that the attempt went on from."""
     input_hash: Shown = ""
     """Hash of the resolved inputs; the same hash never trains twice."""
+    profile: Shown = ""
+    """Name and digest of the profile that the run goes by, as it was when the run started."""
     input_parts: Annotated[dict[str, Annotated[str, StringConstraints(max_length=128)]], Field(max_length=8)] = {}
     """Hash of each part of the inputs; tells what changed."""
 
@@ -66,6 +68,8 @@ class RunStatus(Lenient):
 class ProgressStatus(Lenient):
     """How far the run is."""
 
+    stage: Shown = ""
+    """What the trainer does now."""
     percent: Shown = ""
     """For people, as `45%`."""
     eta: Shown = ""
@@ -99,6 +103,19 @@ class EstimateStatus(Lenient):
     """GPU hours."""
 
 
+class PreparedStatus(Lenient):
+    """The last check of data set and base model. Remembered here, so that nothing is checked again after a restart."""
+
+    key: Shown = ""
+    """Hash of all in the manifest that the check depends on."""
+    finished_at: Time | None = None
+    """When it ended."""
+    exit_code: Annotated[int, Field(ge=0, le=255)] = 0
+    """How it ended: 0, or one of the exit codes."""
+    failures: Annotated[int, Field(ge=0)] = 0
+    """Failures in a row."""
+
+
 class DatasetStatus(Lenient):
     """What the check of the data set found."""
 
@@ -121,6 +138,10 @@ class BaseModelStatus(Lenient):
     """Pinned revision."""
     digest: Shown = ""
     """SHA-256 over its files."""
+    id: Shown = ""
+    """Name that servers use."""
+    path: Annotated[str, StringConstraints(max_length=1024)] = ""
+    """Folder on the volume."""
 
 
 class VersionState(StrEnum):
@@ -148,6 +169,8 @@ class VersionStatus(Lenient):
     """Its score of the first measure."""
     verdict: Verdict | None = None
     """The gate's answer."""
+    input_hash: Shown = ""
+    """Hash of the inputs that it was trained on."""
 
 
 class EvaluationStatus(Lenient):
@@ -208,6 +231,8 @@ class FineTuneJobStatus(Lenient):
     """The current or last run."""
     progress: ProgressStatus | None = None
     """How far the run is."""
+    prepared: PreparedStatus | None = None
+    """The last check of data set and base model."""
     estimate: EstimateStatus | None = None
     """What a run will need."""
     dataset: DatasetStatus | None = None
@@ -220,6 +245,8 @@ class FineTuneJobStatus(Lenient):
     """The last verdict and its evidence."""
     promoted_version: Version | None = None
     """The version that won last, or that a person chose."""
+    approved_version: Version | None = None
+    """The approval that was carried out last: promotion.approvedVersion counts once, when it changes."""
     previous_version: Version | None = None
     """The version promoted before it; the target of a rollback."""
     served_version: Version | None = None

@@ -44,7 +44,7 @@ class Hands:
     child: Child | None = None
     asked_to_stop: set[tuple[int, int]] = field(default_factory=set)
 
-    def carry_out(self, job: finetunejob.FineTuneJob, action: intent.Action) -> bool:
+    def carry_out(self, job: finetunejob.FineTuneJob, action: intent.Action) -> bool:  # noqa: PLR0911 - a table
         """Does it; true where that changed anything."""
         places = observe.Places(self.here.job_folder(job))
         match action:
@@ -61,6 +61,8 @@ class Hands:
                 return True
             case intent.DeleteVersion():
                 return _delete(places.versions / action.version)
+            case intent.Inspect() | intent.Expire() | intent.WriteAlias():
+                return False  # a cluster's: no plan for one machine has them
 
     def _prepare(self, places: observe.Places, action: intent.StartPrepare) -> bool:
         if self.child is not None or self.session.stopping:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 from topcoat.api import conditions, exits, status
 from topcoat.api import report as reports
-from topcoat.plan import lifecycle, observed, shown
+from topcoat.plan import lifecycle, observed, shown, waiting
 from topcoat.plan.case import Case, Wish
 from topcoat.plan.intent import Action, Headline, Stage, StartPrepare, Word
 from topcoat.plan.order import order
@@ -35,7 +36,10 @@ def key(wish: Wish) -> str:
         {"baseModel": wish.base_model, "dataset": spec.dataset, "method": spec.method, "training": spec.training}
         | {"evaluation": spec.evaluation, "lifecycle": spec.lifecycle}
     )  # fmt: skip
-    text = json.dumps({name: part.as_json() for name, part in asked.items()}, sort_keys=True)
+    parts: dict[str, Any] = {name: part.as_json() for name, part in asked.items()}
+    if spec.retrain.requested_at:
+        parts["requestedAt"] = spec.retrain.requested_at  # whoever asks for a run wants the sources read again
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -58,8 +62,13 @@ def _asking(case: Case, wish: Wish, *, quiet: bool) -> Stage:
     if quiet:
         return Stage(actions=actions)
     message = "data set and base model are being checked"
-    headline = Headline(conditions.Phase.PREPARING, "Working", "Preparing", message)
-    return Stage({VALID: Word("Unknown", "Preparing", message)}, headline, actions)
+    word = Word("Unknown", "Preparing", message)
+    if case.seen.waiting is not None:
+        admitted, headline = waiting.said(case, "the prepare pod", case.seen.waiting, conditions.Phase.PREPARING)
+        look = waiting.look_again_seconds(case, case.seen.waiting)
+        words = {VALID: word, conditions.Condition.ADMITTED: admitted}
+        return Stage(words, headline, actions, look_again_seconds=look)
+    return Stage({VALID: word}, Headline(conditions.Phase.PREPARING, "Working", "Preparing", message), actions)
 
 
 def _good(case: Case, wish: Wish, prepared: observed.Prepared) -> Sources:
@@ -76,16 +85,31 @@ def _good(case: Case, wish: Wish, prepared: observed.Prepared) -> Sources:
     )
     poll = wish.spec.retrain.on_data_change
     if poll is None or wish.spec.retrain.suspend or case.seen.mode is observed.Mode.LOCAL or case.active_run:
-        return Sources(Stage({VALID: Word("True", "Checked", message)}, updates=_found(report)), report)
+        return Sources(Stage({VALID: Word("True", "Checked", message)}, updates=_found(case, prepared)), report)
     left = (prepared.finished_at + timedelta(seconds=poll.poll_interval_seconds) - case.now).total_seconds()
     actions = _asking(case, wish, quiet=True).actions if left <= 0 else ()
-    stage = Stage({VALID: Word("True", "Checked", message)}, None, actions, (), _found(report), max(1.0, left))
+    stage = Stage({VALID: Word("True", "Checked", message)}, None, actions, (), _found(case, prepared), max(1.0, left))
     return Sources(stage, report)
 
 
-def _found(report: reports.PrepareReport) -> dict[str, object]:
+def _remembered(case: Case, prepared: observed.Prepared) -> status.PreparedStatus | None:
+    """In a cluster the prepare Job may be gone tomorrow; on one machine a file remembers."""
+    if case.seen.mode is observed.Mode.LOCAL:
+        return None
+    return status.PreparedStatus(
+        key=prepared.key,
+        finished_at=shown.time(prepared.finished_at),
+        exit_code=min(255, max(0, prepared.exit_code)),
+        failures=max(0, prepared.failures),
+    )
+
+
+def _found(case: Case, prepared: observed.Prepared) -> dict[str, object]:
+    report = prepared.report
+    assert report is not None  # noqa: S101 (the caller looked)
     card, estimate = report.dataset, report.estimate
     return {
+        "prepared": _remembered(case, prepared),
         "dataset": status.DatasetStatus(
             digest=shown.clip(card.digest, 253),
             samples=max(0, card.train_samples),
@@ -96,6 +120,8 @@ def _found(report: reports.PrepareReport) -> dict[str, object]:
         "base_model": status.BaseModelStatus(
             resolved_revision=shown.clip(report.base_model.revision, 253),
             digest=shown.clip(report.base_model.digest, 253),
+            id=shown.clip(report.base_model.id, 253),
+            path=shown.clip(report.base_model.path),
         ),
         "estimate": status.EstimateStatus(
             memory=shown.size(estimate.memory_bytes), duration_seconds=shown.whole(estimate.duration_seconds)
@@ -111,7 +137,8 @@ def _bad(case: Case, wish: Wish, prepared: observed.Prepared) -> Sources:
     )
     limit = wish.spec.lifecycle.backoff_limit
     if meaning.retry is exits.Retry.NEVER or prepared.failures > limit:
-        return Sources(_refused(meaning, message, said.hint if said else ""))
+        refused = _refused(meaning, message, said.hint if said else "")
+        return Sources(replace(refused, updates={"prepared": _remembered(case, prepared)}))
     due = prepared.finished_at + timedelta(seconds=lifecycle.wait_seconds(max(1, prepared.failures)))
     left = (due - case.now).total_seconds()
     if left <= 0:

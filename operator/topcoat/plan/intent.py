@@ -97,6 +97,39 @@ class StopTraining:
 
 
 @dataclass(frozen=True, slots=True)
+class Inspect:
+    """Read the volume for what an attempt left there, because its last word was lost."""
+
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A version that a server shall hold."""
+
+    version: str
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteAlias:
+    """Tell the model server which versions to hold for an alias, and which of them answers (None: none yet)."""
+
+    alias: str
+    versions: tuple[Held, ...]
+    target: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Let the cluster delete a run's finished Jobs after this time."""
+
+    run: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class PointAlias:
     """Let the alias answer with this version."""
 
@@ -122,7 +155,9 @@ class DeleteVersion:
     digest: str
 
 
-Action = StartPrepare | StartTraining | StopTraining | PointAlias | DropAlias | DeleteVersion
+Action = (
+    StartPrepare | StartTraining | StopTraining | Inspect | Expire | PointAlias | WriteAlias | DropAlias | DeleteVersion
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ Plain data, filled in by whoever observes (local mode, later the cluster). Decid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -27,6 +28,27 @@ class AttemptState(StrEnum):
     QUEUED = "Queued"
     RUNNING = "Running"
     ENDED = "Ended"
+
+
+class Wait(StrEnum):
+    """What keeps a pod, or a Job, from starting. Named as the reason in conditions."""
+
+    QUEUE = "Queued"
+    UNSCHEDULABLE = "Unschedulable"
+    VOLUME = "VolumeUnbound"
+    IMAGE = "ImageUnavailable"
+    CONFIGURATION = "PodMisconfigured"
+    QUOTA = "QuotaExceeded"
+    REFUSED = "ClusterRefused"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why something does not start, in the cluster's own words, and since when."""
+
+    why: Wait
+    message: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +84,10 @@ class Attempt:
     """Exit codes of this run's attempts since somebody last asked for it, oldest first, this one included."""
     earlier_seconds: float = 0.0
     """How long the run's earlier attempts took together."""
+    waiting: Waiting | None = None
+    """Why it is queued."""
+    word_lost: bool = False
+    """It ended, and nothing tells how: only the volume can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +117,29 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True)
+class Server:
+    """The model server that answers, or is to answer, for this job (cluster only)."""
+
+    name: str
+    ready_pods: int = 0
+    desired_pods: int = 0
+    written: Mapping[str, str] = field(default_factory=dict)
+    """Versions that its alias file asks for: digests by name. Empty: no file yet."""
+    target: str | None = None
+    """Version that its alias file points to."""
+    proved: frozenset[str] = frozenset()
+    """Digests that every ready pod has loaded and proved; empty without a ready pod."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Why a pod refused a version: words by digest."""
+    answers: str | None = None
+    """Version that the alias answers with on every ready pod."""
+    waiting: Waiting | None = None
+    """Why pods do not start."""
+    url: str = ""
+    """Base address for clients."""
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """The world at one moment."""
 
@@ -107,6 +156,12 @@ class Seen:
     alias: Alias | None = None
     asked: bool = False
     """Somebody asks for another try of a failed run."""
+    waiting: Waiting | None = None
+    """Why the prepare stage does not start."""
+    blocked: Waiting | None = None
+    """Why the cluster did not take what was to be started."""
+    server: Server | None = None
+    """The model server (cluster only)."""
     stopping: bool = False
     """Somebody at the terminal wants everything to stop at a checkpoint."""
 

@@ -16,13 +16,14 @@ from topcoat.plan.case import Case
 
 
 class Kind(StrEnum):
-    """How far a run is."""
+    """How far a run is. Lost: its attempt ended, and only the volume can tell how."""
 
     NOT_STARTED = "NotStarted"
     ACTIVE = "Active"
     SEALED = "Sealed"
     AGAIN = "Again"
     FAILED = "Failed"
+    LOST = "Lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ def of(case: Case, spec: finetunejob.FineTuneJobSpec, run: status.RunStatus) -> 
         return Outcome(Kind.SEALED)
     if case.seen.version_or_none(version):
         return _failed(exits.Exit.CORRUPT, "FileCorrupt", case.problem_with(version))
+    if attempt and started and attempt.word_lost:
+        return Outcome(Kind.LOST)
     return _ended(case, spec, attempt) if attempt and started else Outcome(Kind.NOT_STARTED)
 
 

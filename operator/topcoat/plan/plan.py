@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from topcoat.api import finetunejob
-from topcoat.plan import dataset, lifecycle, observed, output, profile, promotion, serving, status, training
+from topcoat.plan import dataset, lifecycle, observed, output, profile, promotion, serving, status, training, waiting
 from topcoat.plan.case import Case
 from topcoat.plan.intent import Plan, Stage
 
@@ -19,6 +19,7 @@ def plan(job: finetunejob.FineTuneJob, seen: observed.Seen, now: datetime) -> Pl
 
     wish = profile.wish(job, seen)  # the manifest, with the profile's defaults and limits
     refused = status.refused(wish)  # what may not be: nothing starts, nothing stops
+    blocked = waiting.blocked(case)  # the cluster took nothing: quota, policy
     held = lifecycle.stage(case, wish.spec)  # suspended, or stopped at the terminal
     checked = dataset.stage(case, wish)  # rows and base model, before anything expensive
     trained = training.stage(case, wish, checked)  # the run: start, follow, try again, end
@@ -33,7 +34,7 @@ def plan(job: finetunejob.FineTuneJob, seen: observed.Seen, now: datetime) -> Pl
             "previous_version": decided.book.previous,
         }
     )
-    stages = [refused, held, checked.stage, trained.stage, served, decided.stage, kept, told]
+    stages = [refused, blocked, held, checked.stage, trained.stage, served, decided.stage, kept, told]
     said, events = status.told(case, [*stages, status.settled(stages)])
     waits = [stage.look_again_seconds for stage in stages if stage.look_again_seconds is not None]
     return Plan(

@@ -15,6 +15,7 @@ import pydantic
 from topcoat.api import base_model as base_models
 from topcoat.api import dataset, finetunejob, lifecycle
 from topcoat.api import profile as profiles
+from topcoat.api import serving as servings
 from topcoat.plan import observed
 from topcoat.plan.case import Refusal, Wish
 
@@ -153,13 +154,29 @@ def _unsupported(
 ) -> Iterator[Refusal]:
     uris = [("baseModel.uri", model.uri or "")]
     uris += [(f"{field}.uri", source.uri or "") for field, source in _sources(spec)]
-    if mode is observed.Mode.CLUSTER:
-        for field, uri in uris:
-            if uri.startswith("file://"):
-                yield Refusal(
-                    HERE, f"{field} {uri!r} is a file of one machine; in a cluster use pvc://, hf:// or s3://"
-                )
-        return
+    yield from _not_in_cluster(spec, uris) if mode is observed.Mode.CLUSTER else _not_here(spec, uris)
+
+
+def _not_in_cluster(spec: finetunejob.FineTuneJobSpec, uris: list[tuple[str, str]]) -> Iterator[Refusal]:
+    """What a cluster cannot do, or cannot do yet: said, rather than left undone in silence."""
+    for field, uri in uris:
+        if uri.startswith("file://"):
+            yield Refusal(HERE, f"{field} {uri!r} is a file of one machine; in a cluster use pvc:// or hf://")
+        if uri.startswith("s3://"):
+            yield Refusal(HERE, f"{field} {uri!r}: s3:// is not read yet; copy the files to a claim and use pvc://")
+    if spec.retrain.schedule is not None:
+        yield Refusal(HERE, "retrain.schedule is not carried out yet; change retrain.requestedAt from a CronJob")
+    if spec.serving.rollout.type is servings.RolloutType.CANARY:
+        yield Refusal(HERE, "serving.rollout.type Canary is not carried out yet; use Immediate")
+    if spec.serving.engine is servings.Engine.VLLM:
+        yield Refusal(HERE, "serving.engine VLLM is not carried out yet; use Auto or Transformers")
+    if spec.tracking:
+        remedy = "leave it out (metrics.jsonl beside a version has it)"
+        yield Refusal(HERE, f"tracking: no tracker is connected yet; {remedy}")
+
+
+def _not_here(spec: finetunejob.FineTuneJobSpec, uris: list[tuple[str, str]]) -> Iterator[Refusal]:
+    """What one machine cannot do."""
     for field, uri in uris:
         if uri.startswith("s3://"):
             yield Refusal(HERE, f"{field} {uri!r}: local mode does not read s3://; copy the files here and use file://")

@@ -32,6 +32,7 @@ def _shown(reported: reports.Progress, *, done: bool, state: observed.AttemptSta
     loss = next((metric.value for metric in reported.metrics if metric.name.lower() in ("loss", "train_loss")), None)
     updated = shown.moment(reported.last_updated_time)
     return status.ProgressStatus(
+        stage=shown.clip(reported.stage, 253),
         percent=f"{percentage}%",
         eta=shown.duration(left or 0) if running else "",
         progress_percentage=percentage,

@@ -64,7 +64,11 @@ def stage(case: Case, wish: Wish, trained: Trained) -> Decided:
     for candidate in [version for version in book.versions if version.state is State.CANDIDATE]:
         book = _judged(case, wish, book, candidate)
     book = _approved(case, wish, book)
-    return Decided(_said(case, wish, trained, book), book)
+    said = _said(case, wish, trained, book)
+    approved = wish.spec.promotion.approved_version
+    if approved is None or case.usable_or_none(approved):
+        said = replace(said, updates={**said.updates, "approved_version": approved})
+    return Decided(said, book)
 
 
 def by_hand(known: status.FineTuneJobStatus, name: str, reason: str, message: str) -> status.FineTuneJobStatus:
@@ -112,6 +116,7 @@ def _with(case: Case, trained: Trained, book: Book, found: observed.SealedVersio
         state=state,
         score=shown.short_score(found.evaluation.candidate) if found.evaluation else "",
         verdict=found.verdict,
+        input_hash=shown.clip(found.input_hash, 253),
     )
     book = replace(book, versions=(*book.versions, entry))
     # The alias outlived a lost status: what serves is what was promoted.
@@ -140,14 +145,13 @@ def _judged(case: Case, wish: Wish, book: Book, candidate: status.VersionStatus)
 
 
 def _approved(case: Case, wish: Wish, book: Book) -> Book:
-    """With policy Manual a commit is an approval. It holds for versions not decided yet, and again after an edit."""
+    """With policy Manual a commit is an approval. It counts once, when it changes, and for what is not decided yet."""
     name = wish.spec.promotion.approved_version
     entry = book.version_or_none(name)
     if name is None or entry is None or not case.usable_or_none(name) or name == book.promoted:
         return book
     undecided = entry.state in (State.CANDIDATE, State.REJECTED)
-    by_a_person = case.condition(C.PROMOTED).reason in ("RolledBack", "PromotedByHand")
-    return book.promote(name) if undecided or (case.edited and not by_a_person) else book
+    return book.promote(name) if undecided or name != case.before.approved_version else book
 
 
 def _said(case: Case, wish: Wish, trained: Trained, book: Book) -> Stage:

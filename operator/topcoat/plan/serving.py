@@ -5,8 +5,11 @@ A pinned version decides what serves; it does not change what is promoted.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from topcoat.api import conditions, status
 from topcoat.api import serving as servings
+from topcoat.plan import observed, rollout, shown, waiting
 from topcoat.plan.case import Case, Wish
 from topcoat.plan.intent import Action, DropAlias, Headline, Kind, PointAlias, Stage, Word
 from topcoat.plan.promotion import Book
@@ -15,7 +18,7 @@ C = conditions.Condition
 PHASE = conditions.Phase
 
 
-def stage(case: Case, wish: Wish, book: Book) -> Stage:
+def stage(case: Case, wish: Wish, book: Book) -> Stage:  # noqa: PLR0911 - one return for each thing to say
     """Points the alias, or says why it stays where it is."""
     alias, ours = case.job.alias, _serves(case)
     pinned = wish.spec.serving.pinned_version
@@ -35,6 +38,8 @@ def stage(case: Case, wish: Wish, book: Book) -> Stage:
         field = "serving.pinnedVersion: " if pinned else ""
         kept = f"; the alias stays at {ours}" if ours and ours != target else ""
         return _stuck(reason, f"{field}{case.problem_with(target)}{kept}", serves=ours)
+    if case.seen.mode is observed.Mode.CLUSTER:
+        return _in_cluster(case, wish, found, book)
     if not _points_at(case, target, found.digest):
         text = f"the alias {alias} moves from {ours or 'nothing'} to {target}"
         move = PointAlias(alias, target, found.path, found.digest)
@@ -42,6 +47,21 @@ def stage(case: Case, wish: Wish, book: Book) -> Stage:
         return _stage(Word("False", "RollingOut", text), headline, (move,), serves=ours)
     reason = "Pinned" if pinned and pinned != book.promoted else "AliasReady"
     return _stage(Word("True", reason, f"{alias} answers with {target}"), serves=target, endpoint=alias)
+
+
+def _in_cluster(case: Case, wish: Wish, target: observed.SealedVersion, book: Book) -> Stage:
+    server, pinned = case.seen.server, wish.spec.serving.pinned_version
+    word, headline, actions = rollout.stage(case, target, book)
+    answers = server.answers if server else None
+    if not wish.spec.serving.replicas and server and not server.desired_pods and not actions:
+        text = f"serving.replicas is 0; {target.version} answers as soon as a pod is wanted"
+        return _stage(Word("False", "ScaledToZero", text), serves=None)
+    if word.status == "True" and pinned and pinned != book.promoted:
+        word = Word("True", "Pinned", word.message)
+    stage = _stage(word, headline, actions, serves=answers, endpoint=case.job.alias if answers else "")
+    where = status.Endpoint(model_name=case.job.alias, url=shown.clip(server.url, 253)) if server and answers else None
+    look = waiting.look_again_seconds(case, server.waiting) if server else None
+    return replace(stage, updates={**stage.updates, "endpoint": where}, look_again_seconds=look)
 
 
 def _serves(case: Case) -> str | None:

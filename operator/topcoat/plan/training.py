@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from topcoat.api import conditions, names, retrain, status
-from topcoat.plan import inputs, lifecycle, observed, outcome, progress, shown
+from topcoat.plan import inputs, lifecycle, observed, outcome, progress, shown, waiting
 from topcoat.plan.case import Case, Wish
 from topcoat.plan.dataset import Sources
-from topcoat.plan.intent import Action, Event, Headline, Stage, StartTraining, StopTraining, Word
+from topcoat.plan.intent import Action, Event, Expire, Headline, Inspect, Stage, StartTraining, StopTraining, Word
 from topcoat.plan.order import order
 
 C = conditions.Condition
@@ -29,7 +29,7 @@ class Trained:
     reverted: bool = False
 
 
-def stage(case: Case, wish: Wish, sources: Sources) -> Trained:
+def stage(case: Case, wish: Wish, sources: Sources) -> Trained:  # noqa: PLR0911 - one return for each state of a run
     """Follows the run at hand, or starts the next one."""
     run = _at_hand(case)
     if _stray(case, run):
@@ -38,6 +38,8 @@ def stage(case: Case, wish: Wish, sources: Sources) -> Trained:
     judged = outcome.of(case, wish.spec, run) if run else None
     if run and judged and judged.kind is outcome.Kind.ACTIVE:
         return _follow(case, wish, run, inputs.differ(run, wanted, wish))
+    if run and judged and judged.kind is outcome.Kind.LOST:
+        return _inspect(case, wish, run)
     if run and not run.completion_time:
         run = _closed_if_over(case, run, judged)
     if run and _is_reopened(case, run):
@@ -49,7 +51,8 @@ def stage(case: Case, wish: Wish, sources: Sources) -> Trained:
         return Trained(Stage(), None)
     run = inputs.renewed(run, wanted)
     if run.completion_time:
-        return Trained(_over(case, run, judged), run)
+        over = _over(case, run, judged)
+        return Trained(replace(over, actions=(*over.actions, *_expire(case, wish, run))), run)
     startable = wanted is not None and not case.held(wish.spec)
     return _go_on(case, wish, run, judged) if startable else Trained(_waiting(case, run, judged), run)
 
@@ -145,6 +148,9 @@ def _start(case: Case, wish: Wish, run: status.RunStatus, *, fresh: bool) -> Tra
     message = f"run {run.number}, attempt {run.attempt} ({run.trigger or 'Resumed'})"
     events = (Event("Normal", "RunStarted", f"started {message}"),)
     updates: dict[str, Any] = {"progress": None} if fresh else {}
+    if case.seen.mode is observed.Mode.CLUSTER:
+        queued = _queued(case, f"run {run.number}, attempt {run.attempt}", None)
+        return Trained(replace(queued, actions=(action,), events=events, updates=updates), run)
     return Trained(_working(message, (action,), events=events, updates=updates), run)
 
 
@@ -177,6 +183,13 @@ def _waiting(case: Case, run: status.RunStatus, judged: outcome.Outcome | None) 
     return Stage(words, Headline(PHASE.TRAINING, "Working", reason, text), updates=progress.updates(case, run))
 
 
+def _inspect(case: Case, wish: Wish, run: status.RunStatus) -> Trained:
+    """The attempt's last word was lost with its pod: the volume is asked."""
+    text = f"run {run.number}, attempt {run.attempt} ended without a word that could be read; the volume is read"
+    headline = Headline(PHASE.EVALUATING, "Working", "Inspecting", text)
+    return Trained(Stage({}, headline, (Inspect(order(case, wish, run)),)), run)
+
+
 def _follow(case: Case, wish: Wish, run: status.RunStatus, superseded: bool) -> Trained:
     """An attempt is queued or running: say how far it is, and stop it where it must stop."""
     attempt = case.seen.attempt
@@ -186,16 +199,9 @@ def _follow(case: Case, wish: Wish, run: status.RunStatus, superseded: bool) -> 
     left = lifecycle.seconds_left(case, attempt, wish.spec.lifecycle)
     name = f"run {run.number}, attempt {run.attempt}"
     if attempt.state is observed.AttemptState.QUEUED:
-        text = f"{name} waits for resources"
-        words = {
-            C.ADMITTED: Word("False", "Queued", text),
-            C.TRAINED: UNKNOWN,
-            C.EVALUATED: UNKNOWN,
-            C.PROMOTED: UNKNOWN,
-        }
-        return Trained(
-            Stage(words, Headline(PHASE.QUEUED, "Working", "Queued", text), actions, look_again_seconds=left), run
-        )
+        looks = [left, waiting.look_again_seconds(case, attempt.waiting)]
+        look = min((seconds for seconds in looks if seconds is not None), default=None)
+        return Trained(replace(_queued(case, name, attempt.waiting), actions=actions, look_again_seconds=look), run)
     updates = progress.updates(case, run)
     if not progress.is_evaluating(attempt.progress):
         return Trained(_working(name, actions, updates=updates, look_again_seconds=left), run)
@@ -203,6 +209,14 @@ def _follow(case: Case, wish: Wish, run: status.RunStatus, superseded: bool) -> 
     words = {**_working(name, ()).words, C.EVALUATED: Word("Unknown", "Evaluating", text)}
     headline = Headline(PHASE.EVALUATING, "Working", "Evaluating", text)
     return Trained(Stage(words, headline, actions, updates=updates, look_again_seconds=left), run)
+
+
+def _queued(case: Case, name: str, wait: observed.Waiting | None) -> Stage:
+    """An attempt that has no resources yet, and why."""
+    admitted, headline = waiting.said(
+        case, name, wait or observed.Waiting(observed.Wait.QUEUE, "", case.now), PHASE.QUEUED
+    )
+    return Stage({C.ADMITTED: admitted, C.TRAINED: UNKNOWN, C.EVALUATED: UNKNOWN, C.PROMOTED: UNKNOWN}, headline)
 
 
 def _reason_to_stop(case: Case, wish: Wish, attempt: observed.Attempt, *, superseded: bool) -> str:
@@ -229,6 +243,14 @@ def _over(case: Case, run: status.RunStatus, judged: outcome.Outcome | None) -> 
         return _failed(run, judged)
     said = case.condition(C.TRAINED)
     return _failed(run, outcome.remembered(said.reason, said.message, case.before.failure))
+
+
+def _expire(case: Case, wish: Wish, run: status.RunStatus) -> tuple[Action, ...]:
+    """The finished Jobs of a run may go once status tells how it ended. Before that they are the only witness."""
+    seconds, known = wish.spec.lifecycle.ttl_seconds_after_finished, case.before.run
+    told = known is not None and (known.number, known.completion_time) == (run.number, run.completion_time)
+    cluster = case.seen.mode is observed.Mode.CLUSTER
+    return (Expire(run.number, seconds),) if cluster and told and seconds is not None else ()
 
 
 def _failed(run: status.RunStatus, judged: outcome.Outcome) -> Stage:

@@ -1,0 +1,155 @@
+"""What a model server is told, and what it says back. Files of the ConfigMap that it mounts, and its agent's answers.
+
+One file tells of the server itself (`server.json`), one of each alias (`<alias>.json`), so that two jobs never write
+the same key. The mounted files are the truth after a restart; a push brings the same sooner.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from topcoat.api.field import Digest, Name, Version
+from topcoat.api.section import Lenient
+
+SERVER_FILE = "server.json"
+"""Key of the server's own file; every other key of the ConfigMap is `<alias>.json`."""
+CLIENT_PORT = 8000
+"""Where clients call."""
+AGENT_PORT = 8001
+"""Where the operator asks and pushes."""
+
+
+class ServerFile(Lenient):
+    """The server itself; a change of it is a roll-out of the Deployment."""
+
+    name: Name
+    """ModelServer's name."""
+    namespace: Name
+    """Its namespace."""
+    base_model_id: str
+    """Name of the base model for clients."""
+    base_model_path: str
+    """Folder of the base model in the pod."""
+    base_model_digest: str
+    """SHA-256 over its files, hex; another one is refused."""
+    max_adapters: Annotated[int, Field(ge=1)] = 16
+    """Tuned versions on the device at once."""
+    max_rank: Annotated[int, Field(ge=1)] = 64
+    """Highest rank that is accepted."""
+    admin_token_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the operator's token for this server. A hash of a random token tells nothing, so it may be read."""
+
+
+class WantedVersion(Lenient):
+    """A version that shall be loaded and proved."""
+
+    version: Version
+    """Its name."""
+    path: str
+    """Its folder in the pod."""
+    digest: Digest
+    """SHA-256 of its manifest.json."""
+
+
+class Target(Lenient):
+    """A share of an alias' traffic."""
+
+    version: Version
+    """Version that answers."""
+    weight: Annotated[int, Field(ge=1, le=100)] = 100
+    """Per cent; the weights of an alias make 100."""
+
+
+class AliasFile(Lenient):
+    """One alias: whose it is, what shall be loaded for it, and who answers."""
+
+    alias: Name
+    """The model name that clients call."""
+    job: Name
+    """Its FineTuneJob."""
+    generation: Annotated[int, Field(ge=1)]
+    """Counts changes of this file; an older one is never followed."""
+    versions: Annotated[tuple[WantedVersion, ...], Field(max_length=16)] = ()
+    """What shall be loaded: what answers, what is to answer next, and what one may go back to."""
+    targets: Annotated[tuple[Target, ...], Field(max_length=8)] = ()
+    """Who answers. Empty: nobody yet (404 for clients)."""
+    token_file: str | None = None
+    """File in the pod with the bearer token that clients must show."""
+
+
+class Push(Lenient):
+    """Body of `POST /agent/aliases`: the same as the mounted files, sooner."""
+
+    aliases: Annotated[tuple[AliasFile, ...], Field(max_length=512)] = ()
+    """Aliases that were written or changed."""
+    dropped: Annotated[tuple[Name, ...], Field(max_length=512)] = ()
+    """Aliases that are gone."""
+
+
+class Proof(Lenient):
+    """Replay of a version's golden probes through the path that clients use."""
+
+    ok: bool
+    """Whether the answers agree."""
+    max_abs_diff: float = 0.0
+    """Largest difference of a log-probability."""
+    at: str = ""
+    """When, RFC 3339."""
+    problem: str = ""
+    """Why not, in words: file, digests, shapes."""
+
+
+class HeldVersion(Lenient):
+    """A version as this pod has it."""
+
+    job: Name
+    """Its FineTuneJob."""
+    version: Version
+    """Its name."""
+    digest: Digest
+    """Digest of the manifest that was verified."""
+    state: Literal["Loading", "Proved", "Refused"]
+    """`Proved`: it answers exactly as it was sealed."""
+    probe: Proof | None = None
+    """The replay, or why it was refused."""
+
+
+class HeldAlias(Lenient):
+    """An alias as this pod answers it now."""
+
+    alias: Name
+    """The model name."""
+    job: Name
+    """Its FineTuneJob."""
+    generation: int
+    """Generation of the alias file that is in force."""
+    targets: tuple[Target, ...] = ()
+    """Who answers."""
+
+
+class EngineState(Lenient):
+    """The engine's process."""
+
+    boot_id: str
+    """Changes with every start: what was loaded before is gone."""
+    name: str
+    """`Transformers` or `VLLM`."""
+    version: str
+    """Its version."""
+
+
+class AgentState(Lenient):
+    """`GET /agent/state`: what this pod holds and has proved."""
+
+    ready: bool
+    """Whether everything that any alias names is loaded and proved."""
+    base_model_digest: str = ""
+    """Digest of the base model that is in memory."""
+    versions: tuple[HeldVersion, ...] = ()
+    """Tuned versions."""
+    aliases: tuple[HeldAlias, ...] = ()
+    """Aliases."""
+    engine: EngineState
+    """The engine."""

@@ -1,0 +1,66 @@
+"""How an alias moves in a cluster: the server holds a version, every ready pod proves it, then the alias points to it.
+
+The step follows from what is seen, so that it may be interrupted anywhere.
+"""
+
+from __future__ import annotations
+
+from topcoat.api import conditions
+from topcoat.plan import observed, waiting
+from topcoat.plan.case import Case
+from topcoat.plan.intent import Action, Headline, Held, Word, WriteAlias
+from topcoat.plan.promotion import Book
+
+PHASE = conditions.Phase
+C = conditions.Condition
+
+
+def stage(case: Case, target: observed.SealedVersion, book: Book) -> tuple[Word, Headline | None, tuple[Action, ...]]:
+    """One step of the move to `target`: what to say of Serving, and what to do."""
+    server = case.seen.server or observed.Server("")
+    wanted = _held(case, target, book)
+    if target.version not in server.written or server.written[target.version] != target.digest:
+        # What answers today goes on answering; the target is only loaded beside it.
+        return _moving(case, server, target, WriteAlias(case.job.alias, wanted, _usable(server.target, wanted)))
+    if server.target == target.version and server.answers == target.version:
+        extra = {held.version: held.digest for held in wanted} != dict(server.written)
+        actions: tuple[Action, ...] = (WriteAlias(case.job.alias, wanted, target.version),) if extra else ()
+        return Word("True", "AliasReady", f"{case.job.alias} answers with {target.version}"), None, actions
+    if target.digest in server.refused:
+        text = f"the server refuses {target.version}: {server.refused[target.digest]}"
+        return Word("False", "VersionUnusable", text), Headline(PHASE.FAILED, "Stuck", "VersionUnusable", text), ()
+    if target.digest in server.proved and server.target != target.version:
+        return _moving(case, server, target, WriteAlias(case.job.alias, wanted, target.version))
+    return _moving(case, server, target, None)
+
+
+def _held(case: Case, target: observed.SealedVersion, book: Book) -> tuple[Held, ...]:
+    """The target, what answers now, and what one may go back to."""
+    server = case.seen.server
+    named = [target.version, server.target if server else None, book.promoted, book.previous]
+    if server and server.answers == target.version:
+        named = [target.version, book.promoted, book.previous]
+    found = [case.usable_or_none(name) for name in dict.fromkeys(named) if name]
+    return tuple(Held(version.version, version.path, version.digest) for version in found if version)
+
+
+def _usable(name: str | None, wanted: tuple[Held, ...]) -> str | None:
+    return name if any(held.version == name for held in wanted) else None
+
+
+def _moving(
+    case: Case, server: observed.Server, target: observed.SealedVersion, action: WriteAlias | None
+) -> tuple[Word, Headline, tuple[Action, ...]]:
+    actions: tuple[Action, ...] = (action,) if action else ()
+    if server.waiting is not None and not server.ready_pods:
+        word, headline = waiting.said(case, "the server's pod", server.waiting, PHASE.ROLLING_OUT)
+        return word, headline, actions
+    if not server.ready_pods:
+        text = f"no pod of the server is ready yet to answer with {target.version}"
+        return (
+            Word("False", "ServerNotReady", text),
+            Headline(PHASE.ROLLING_OUT, "Working", "RollingOut", text),
+            actions,
+        )
+    text = f"the alias {case.job.alias} moves from {server.answers or 'nothing'} to {target.version}"
+    return Word("False", "RollingOut", text), Headline(PHASE.ROLLING_OUT, "Working", "RollingOut", text), actions
