@@ -42,6 +42,11 @@ def test_json_has_one_spelling_and_no_nan(tmp_path: Path) -> None:
         files.read_json(tmp_path / "x.json")
 
 
+def test_half_a_letter_does_not_keep_a_file_from_being_written(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "a.json", {"name\udcff": "roof \ud83d\ude00 \ud800"})
+    assert files.read_json(tmp_path / "a.json") == {"name\ufffd": "roof \U0001f600 \ufffd"}
+
+
 def test_a_directory_appears_at_once_and_is_never_overwritten(tmp_path: Path) -> None:
     first = files.temporary_directory(tmp_path)
     (first / "a").write_text("1")

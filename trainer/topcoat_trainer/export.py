@@ -99,7 +99,7 @@ def _merged(request: Request, version: Path, manifest: VersionManifest, out: Pat
         )
     base = model.load(facts.path, "cpu", torch.float32, facts=facts)
     _put_in(base.model, version, manifest)
-    kind = {"F16": torch.float16, "BF16": torch.bfloat16}.get(facts.dtype, torch.float32)
+    kind = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(facts.dtype, torch.float32)
     with files.storing(out):
         cast("torch.nn.Module", base.model).to(kind)
         base.model.save_pretrained(out, max_shard_size=SHARD_SIZE)

@@ -55,7 +55,18 @@ def sha256_of_bytes(data: bytes) -> str:
 
 def json_bytes(value: Any) -> bytes:
     """One spelling per value, so that equal values have equal digests. NaN is refused: it is not JSON."""
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (
+        whole_letters(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)) + "\n"
+    ).encode()
+
+
+def whole_letters(text: str) -> str:
+    """Half a letter (a lone surrogate, from a file's name or a row) as U+FFFD: UTF-8 has no spelling for it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 
 import peft
 import pytest
+import safetensors.torch
+import torch
 import transformers
 
 from tests.support import sealing
 from tests.trainer.gate import trials
 from topcoat.api.method import LoRA, Method
 from topcoat.api.report import TaskKind
-from topcoat_trainer import adapter, ask, export, files, probe, seal
+from topcoat_trainer import adapter, ask, export, files, model_file, probe, seal
 from topcoat_trainer.errors import BaseModelError, Corrupt, UserInputError
 from topcoat_trainer.example import Example
 from topcoat_trainer.gate import compare, judge
@@ -179,6 +181,23 @@ def test_a_merged_model_answers_as_the_version(shop: Shop, tmp_path: Path) -> No
     facts = json.loads((tmp_path / "merged" / "topcoat.json").read_text())
     assert facts["versionDigest"] == shop.digest
     assert facts["files"]["model.safetensors"] == files.sha256(tmp_path / "merged" / "model.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_merged_model_has_the_number_format_of_its_base(shop: Shop, tmp_path: Path, dtype: torch.dtype) -> None:
+    base, version = tmp_path / "base", tmp_path / "v1"
+    shutil.copytree(shop.base, base)
+    tensors = safetensors.torch.load_file(base / "model.safetensors")
+    halves = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    safetensors.torch.save_file(halves, base / "model.safetensors", metadata={"format": "pt"})
+    shutil.copytree(shop.version, version)
+    told = files.read_json(version / seal.MANIFEST)
+    told["baseModel"] |= {"path": str(base), "digest": model_file.inspect(base).digest}
+    files.write_json(version / seal.MANIFEST, told)
+    said = export.export(export.Request(form="merged", version=str(version), out=str(tmp_path / "merged")))
+    assert said["dtype"] == str(dtype).removeprefix("torch.")
+    merged = safetensors.torch.load_file(tmp_path / "merged" / "model.safetensors")
+    assert {tensor.dtype for tensor in merged.values()} == {dtype}
 
 
 def test_an_export_never_overwrites_and_leaves_nothing_half_made(shop: Shop, tmp_path: Path) -> None:
