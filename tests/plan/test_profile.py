@@ -12,7 +12,8 @@ import yaml
 from tests.support.worlds import World, prepare_report
 from topcoat.api import finetunejob
 from topcoat.api import profile as profiles
-from topcoat.plan import observed, profile
+from topcoat.api import run as run_files
+from topcoat.plan import intent, observed, profile
 
 CATALOGUE: dict[str, Any] = {
     "models": [{"name": "small", "uri": "hf://org/small", "revision": "r1", "digest": "sha256:" + "b" * 64}]
@@ -51,6 +52,15 @@ def test_a_limit_is_named_with_who_can_raise_it(limits: dict[str, Any], spec: di
     assert refused.status.failure.message.startswith(message)
     assert "platform team" in refused.status.failure.message
     assert refused.done == []
+
+
+def test_the_trainer_is_told_how_large_a_data_set_may_be() -> None:
+    asked = world({"maxDatasetBytes": 4096})
+    prepare = next(action for action in asked.done if isinstance(action, intent.StartPrepare))
+    paths = run_files.RunPaths(run="/r", versions="/v", cache="/c")
+    for order in (prepare.order, asked.orders[0]):
+        assert order.run_file(paths, allow_local_files=True).max_dataset_bytes == 4096
+    assert world().orders[0].max_dataset_bytes is None
 
 
 def test_more_than_the_largest_pod_is_refused() -> None:

@@ -84,8 +84,8 @@ def model_folder(asked: Address, cache: Path) -> tuple[Path, str]:
     return folder, commit
 
 
-def data_file(asked: Address, cache: Path) -> Path:
-    """A data file, fetched if need be. Without a path the repository must hold exactly one."""
+def data_file(asked: Address, cache: Path, most_bytes: int | None = None) -> Path:
+    """A data file, fetched if need be and not too large. Without a path the repository must hold exactly one."""
     root = _root(cache, "datasets", asked)
     commit = _known_commit(root, asked)
     if commit and asked.path and (root / commit / asked.path).is_file():
@@ -94,9 +94,15 @@ def data_file(asked: Address, cache: Path) -> Path:
 
     api = huggingface_hub.HfApi(token=_token())
     facts: Any = _asked(
-        asked, lambda: api.dataset_info(asked.repository, revision=_or_none(asked), timeout=ANSWER_SECONDS)
+        asked,
+        lambda: api.dataset_info(
+            asked.repository, revision=_or_none(asked), timeout=ANSWER_SECONDS, files_metadata=most_bytes is not None
+        ),
     )
-    path = asked.path or _only_file([str(file.rfilename) for file in facts.siblings or []], asked)
+    found = {str(file.rfilename): file.size for file in facts.siblings or []}
+    path = asked.path or _only_file(list(found), asked)
+    if most_bytes is not None and (found.get(path) or 0) > most_bytes:
+        raise too_large(asked.uri, f"the file has {found[path]:,} bytes", most_bytes)
     folder = root / str(facts.sha)
     _asked(
         asked,
@@ -111,6 +117,15 @@ def data_file(asked: Address, cache: Path) -> Path:
     )
     files.write_bytes(root / f"{asked.revision or 'newest'}.commit", str(facts.sha).encode())
     return files.beneath(folder, path)
+
+
+def too_large(where: str, what: str, most_bytes: int) -> DataError:
+    """The refusal of data above the profile's limit."""
+    return DataError(
+        f"{what}; the profile allows {most_bytes:,}",
+        where=where,
+        hint="use fewer rows, or ask the platform team to raise limits.maxDatasetBytes in the FineTuneProfile",
+    )
 
 
 def _root(cache: Path, kind: str, asked: Address) -> Path:

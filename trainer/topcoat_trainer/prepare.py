@@ -6,7 +6,6 @@ unchanged inputs it is done in a second.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -20,15 +19,15 @@ from typing import Any, TypeVar
 import pydantic
 
 from topcoat.api.dataset import Dataset
-from topcoat.api.report import BaseModelCard, DataCard, Estimate, Outcome, PrepareReport, Termination
+from topcoat.api.report import BaseModelCard, DataCard, Estimate, PrepareReport, Termination
 from topcoat.api.run import RunFile
-from topcoat_trainer import estimate, files, last_word, model_file, render, source
+from topcoat_trainer import entry, estimate, files, hub, last_word, model_file, render, source
 from topcoat_trainer.data import dataset
 from topcoat_trainer.digest import DigestBook, combined
-from topcoat_trainer.errors import OutOfMemory, TrainerError, UserInputError
+from topcoat_trainer.errors import OutOfMemory
+from topcoat_trainer.loop.stop import Stop
 
 PREPARED = "prepared.json"
-TERMINATION = "termination.json"
 # Part of the key of remembered data cards: raised whenever this code would find something else in the same files.
 FINDINGS_FORMAT = "1"
 Found = TypeVar("Found", DataCard, Estimate)
@@ -36,53 +35,25 @@ Found = TypeVar("Found", DataCard, Estimate)
 
 def main(arguments: list[str] | None = None) -> int:
     """Prepares one run; the exit code is one of topcoat.api.exits."""
-    parser = argparse.ArgumentParser(prog="topcoat_trainer.prepare", description="Check and count a run's inputs.")
-    parser.add_argument("--run-file", type=Path, required=True, help="JSON file written by the planner")
-    options = parser.parse_args(arguments)
-    try:
-        run = read_run_file(options.run_file)
-    except TrainerError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code.value
+    return entry.carry_out(entry.parser("prepare", "Check and count a run's inputs.").parse_args(arguments), attempt)
+
+
+def attempt(run: RunFile, stop: Stop) -> Termination:
+    """Prepares, and leaves what was found, or why not, in the run's folder, without any row's text."""
     folder = Path(run.paths.run)
-    word = attempt(run, folder)
-    files.write_json(folder / TERMINATION, word.as_json())
-    if word.outcome is Outcome.FAILED:
-        sys.stderr.write(f"{word.message}. To fix it: {word.hint}\n")
-    return word.exit_code
 
-
-def read_run_file(path: Path) -> RunFile:
-    """The run file, or UserInputError."""
-    try:
-        return RunFile.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UserInputError(
-            f"the run file cannot be read ({type(error).__name__})", where=str(path), hint="give a run file's path"
-        ) from None
-    except pydantic.ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserInputError(
-            f"not a run file: {place}: {first['msg']}",
-            where=str(path),
-            hint="let topcoat write it; versions must match",
-        ) from None
-
-
-def attempt(run: RunFile, folder: Path) -> Termination:
-    """Prepares, and turns whatever happens into a last word without any row's text."""
-    try:
+    def work() -> Termination:
         folder.mkdir(parents=True, exist_ok=True)
-        report = prepare(run)
+        try:
+            report = prepare(run)
+        except MemoryError as error:
+            raise OutOfMemory("memory ran out while the data was checked", hint="split the data file") from error
         files.write_json(folder / PREPARED, report.as_json())
-        return Termination(outcome=Outcome.PREPARED)
-    except TrainerError as error:
-        return last_word.failed(error)
-    except MemoryError:
-        return last_word.failed(OutOfMemory("memory ran out while the data was checked", hint="split the data file"))
-    except Exception as error:  # noqa: BLE001 (the process's last line of defence; the type and place are kept)
-        return last_word.failed(last_word.known(error))
+        return last_word.prepared(report)
+
+    word = entry.said(work, stop).model_copy(update={"attempt": run.attempt})
+    entry.keep(folder, word)
+    return word
 
 
 def prepare(run: RunFile) -> PrepareReport:
@@ -93,6 +64,7 @@ def prepare(run: RunFile) -> PrepareReport:
     folder = source.model(run.base_model, where)
     facts = model_file.inspect(folder.path, book.sha256)
     found = data_files(run.dataset, where)
+    check_size(found, run.max_dataset_bytes)
     card = _data_card(run, facts, found, book)
     book.keep()
     return PrepareReport(
@@ -112,6 +84,17 @@ def data_files(spec: Dataset, where: source.Places) -> dataset.DataFiles:
         evaluation=source.data(spec.evaluation, where) if spec.evaluation else None,
         guards={guard.name: source.data(guard.source, where) for guard in spec.guards},
     )
+
+
+def check_size(found: dataset.DataFiles, limit: int | None) -> None:
+    """Refuses a data set above the profile's limit before a byte of it is read."""
+    if limit is None:
+        return
+    given = [file for file in (found.train, found.evaluation, *found.guards.values()) if file is not None]
+    size = sum(file.path.stat().st_size for file in given if file.path.is_file())
+    if size > limit:
+        several = f" in {len(given)} files" if len(given) > 1 else ""
+        raise hub.too_large(found.train.name, f"the data set has {size:,} bytes{several}", limit)
 
 
 def model_card(folder: source.ModelFolder, facts: model_file.ModelFacts) -> BaseModelCard:

@@ -6,22 +6,20 @@ written; exit 0 alone proves nothing, a sealed version does. torch comes late: s
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from topcoat.api.report import EvaluationReport, PrepareReport, Termination
 from topcoat.api.run import RunFile
-from topcoat_trainer import files, last_word, prepare, seal
+from topcoat_trainer import entry, files, last_word, prepare, seal
 from topcoat_trainer.diary import Diary
-from topcoat_trainer.errors import Corrupt, Stopped, TrainerError
+from topcoat_trainer.errors import Corrupt, TrainerError
 from topcoat_trainer.loop.stop import Stop
 from topcoat_trainer.progress import Reporter
 
@@ -140,44 +138,23 @@ def alone(folder: Path) -> Iterator[None]:
 def attempt(run: RunFile, stop: Stop) -> Termination:
     """Does the work, and turns whatever happens into a last word. Raises only when another process has the run."""
     folder = Path(run.paths.run)
+
+    def all_of_it() -> Termination:
+        last_word.reserve(folder)
+        files.sweep(folder)
+        return work(Job(run, folder, stop, Reporter(folder / "progress.json"), Diary(folder)))
+
     with alone(folder):
-        try:
-            last_word.reserve(folder)
-            files.sweep(folder)
-            word = work(Job(run, folder, stop, Reporter(folder / "progress.json"), Diary(folder)))
-        except BaseException as error:  # noqa: BLE001 - the process's last line of defence
-            word = last_word.failed(_cause(error, stop))
-        with contextlib.suppress(TrainerError, OSError):
-            last_word.write(folder, word)
+        word = entry.said(all_of_it, stop).model_copy(update={"attempt": run.attempt})
+        entry.keep(folder, word)
         return word
-
-
-def _cause(error: BaseException, stop: Stop) -> TrainerError:
-    """What to say of an exception. After a signal, whatever a library made of it, it was the signal."""
-    if stop.asked and not isinstance(error, TrainerError):
-        return Stopped("stopped as asked")
-    known = last_word.known(error)
-    if known is not error:
-        # Places and code only: an exception's own words may quote a row.
-        logger.error("%s\n%s", known.message, "".join(traceback.format_tb(error.__traceback__)))
-    return known
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Carries out one run; the exit code is one of topcoat.api.exits."""
-    parser = argparse.ArgumentParser(prog="topcoat_trainer.run", description="Train, judge and seal one version.")
-    parser.add_argument("--run-file", type=Path, required=True, help="JSON file written by the planner")
-    options = parser.parse_args(arguments)
+    options = entry.parser("run", "Train, judge and seal one version.").parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    stop = Stop()
-    try:
-        with stop.listening():
-            word = attempt(prepare.read_run_file(options.run_file), stop)
-    except TrainerError as error:
-        word = last_word.failed(error)
-    if word.exit_code:
-        sys.stderr.write(f"{word.message}. To fix it: {word.hint}\n")
-    return word.exit_code
+    return entry.carry_out(options, attempt)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ class Places:
     sources: Path | None = None
     volumes: Path | None = None
     local_files: bool = False
+    most_bytes: int | None = None
+    """A larger data file is not fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ def places(run: RunFile) -> Places:
         sources=Path(run.paths.sources) if run.paths.sources else None,
         volumes=Path(run.paths.volumes) if run.paths.volumes else None,
         local_files=run.allow_local_files,
+        most_bytes=run.max_dataset_bytes,
     )
 
 
@@ -81,7 +84,7 @@ def data(source: DataSource, where: Places) -> DataFile:
     uri = source.uri or ""
     scheme, rest = _parts(uri)
     if scheme == "hf":
-        path = hub.data_file(hub.address(uri), where.cache)
+        path = hub.data_file(hub.address(uri), where.cache, where.most_bytes)
         return DataFile(uri, path, partial(_open, path.parent, path.name, uri))
     if scheme == "pvc":
         return _beneath(_volumes(where, uri), _claim_path(uri, rest), uri)

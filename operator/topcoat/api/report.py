@@ -39,6 +39,7 @@ __all__ = [
     "TaskKind",
     "Termination",
     "VersionManifest",
+    "VersionNote",
 ]
 
 
@@ -306,6 +307,8 @@ class Outcome(StrEnum):
 
     SEALED = "Sealed"
     PREPARED = "Prepared"
+    INSPECTED = "Inspected"
+    DISCARDED = "Discarded"
     FAILED = "Failed"
 
 
@@ -323,17 +326,34 @@ class EvaluationSummary(Lenient):
     reasons: list[str] = []
 
 
+class VersionNote(Lenient):
+    """A sealed version on the volume, in a line. Its manifest was read, its other files were not."""
+
+    version: str
+    """Its name."""
+    digest: str
+    """SHA-256 of its manifest.json."""
+    input_hash: str
+    """Hash of its run's resolved inputs."""
+    verdict: Verdict
+    """The gate's answer when it was judged."""
+
+
 class Termination(Lenient):
     """The last word of a trainer process, 4 KiB at most."""
 
     outcome: Outcome
-    """How it ended."""
+    """How it ended. `Inspected`: the other fields say what the volume holds of the attempt, if anything."""
+    attempt: int | None = None
+    """Number of the attempt that it is about."""
     exit_code: int = 0
     """Exit code, as in the table of exit codes."""
     version: str | None = None
     """The sealed version."""
     digest: str | None = None
     """SHA-256 of its manifest.json."""
+    input_hash: str | None = None
+    """Hash of its run's resolved inputs."""
     evaluation: EvaluationSummary | None = None
     """The verdict's numbers."""
     category: Category | None = None
@@ -346,6 +366,10 @@ class Termination(Lenient):
     """How to mend it."""
     resumed_from_step: int | None = None
     """Step of the checkpoint that the attempt started from."""
+    prepared: PrepareReport | None = None
+    """What prepare found, without labels and system prompt: these are the tenant's own."""
+    versions: list[VersionNote] | None = None
+    """Sealed versions on the volume, newest first, as many as fit."""
 
 
 class ProgressMetric(Lenient):

@@ -85,6 +85,8 @@ class RunFile(Section):
     """Weights the run starts from."""
     serving: ServingVersion | None = None
     """The version that serves today."""
+    max_dataset_bytes: int | None = Field(default=None, ge=1)
+    """Most bytes that the data files may have together; a larger data set is refused unread."""
     allow_local_files: bool = False
     """Whether file:// may be read: true in local mode only."""
     paths: RunPaths

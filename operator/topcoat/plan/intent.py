@@ -30,6 +30,7 @@ class Order:
     base_model: base_models.BaseModel
     budget: lifecycle.Budget | None
     serving: runs.ServingVersion | None
+    max_dataset_bytes: int | None = None
 
     def run_file(self, paths: runs.RunPaths, *, allow_local_files: bool) -> runs.RunFile:
         """All that the trainer is told."""
@@ -53,6 +54,7 @@ class Order:
             tracking=spec.tracking,
             start_from=spec.retrain.start_from,
             serving=self._serving(paths),
+            max_dataset_bytes=self.max_dataset_bytes,
             allow_local_files=allow_local_files,
             paths=paths,
         )
@@ -153,6 +155,7 @@ class DeleteVersion:
     version: str
     path: str
     digest: str
+    order: Order
 
 
 Action = (

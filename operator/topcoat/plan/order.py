@@ -24,6 +24,7 @@ def order(case: Case, wish: Wish, run: status.RunStatus | None, memory_ran_out: 
         base_model=_pinned(case, wish) if run else wish.base_model,
         budget=wish.budget,
         serving=_serving(case),
+        max_dataset_bytes=case.seen.profile.spec.limits.max_dataset_bytes if case.seen.profile else None,
     )
 
 

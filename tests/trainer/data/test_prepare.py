@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ import pytest
 from tests.support import tiny_models
 from tests.trainer.data import broken
 from topcoat.api.report import Outcome, PrepareReport, Termination
-from topcoat_trainer import model_file, prepare, source
+from topcoat_trainer import entry, model_file, prepare, source
+from topcoat_trainer import last_word as last_words
 from topcoat_trainer.data import dataset
 from topcoat_trainer.render import Renderer
 
@@ -123,7 +125,7 @@ def test_changed_rows_or_wishes_are_looked_at_again(run_file: Path, base: Path) 
 
 def test_the_run_assembles_exactly_what_prepare_counted(run_file: Path) -> None:
     assert prepare.main(["--run-file", str(run_file)]) == 0
-    run = prepare.read_run_file(run_file)
+    run = entry.read_run_file(run_file)
     found = prepare.data_files(run.dataset, source.places(run))
     renderer = prepare.renderer(run, model_file.inspect(Path(report(run_file).base_model.path)))
     made = dataset.assemble(found, run.dataset, renderer)
@@ -190,3 +192,88 @@ def test_a_run_file_that_is_none_is_refused_by_field(tmp_path: Path, capsys: pyt
     assert prepare.main(["--run-file", str(tmp_path / "run.json")]) == 10
     assert "not a run file" in capsys.readouterr().err
     assert prepare.main(["--run-file", str(tmp_path / "none.json")]) == 10
+
+
+def test_its_answer_travels_in_its_last_word_without_what_is_the_tenants_own(run_file: Path) -> None:
+    told = run_file.parent / "termination-log"
+    told.touch()
+    assert prepare.main(["--run-file", str(run_file), "--last-word", str(told)]) == 0
+    made, word = report(run_file), Termination.model_validate_json(told.read_bytes())
+    assert word == last_word(run_file)
+    assert word.attempt == 1
+    assert word.prepared is not None
+    assert word.prepared.base_model == made.base_model
+    assert word.prepared.estimate == made.estimate
+    bare = made.dataset.model_copy(update={"labels": {}, "system_prompt": None})
+    assert word.prepared.dataset == bare
+    assert made.dataset.labels
+    assert b"knee" not in told.read_bytes()
+    assert len(told.read_bytes()) <= 4096
+
+
+def test_the_answer_stays_short_whatever_the_notes(run_file: Path) -> None:
+    assert prepare.main(["--run-file", str(run_file)]) == 0
+    made = report(run_file)
+    card = made.dataset.model_copy(update={"notes": ["ü" * 900] * 9, "split_rule": "s" * 300})
+    long = made.model_copy(update={"dataset": card, "train_path": "/p" * 300})
+    word = last_words.capped(last_words.prepared(long))
+    assert len(last_words.spelled(word)) <= 4096
+    assert word.prepared is not None
+    assert word.prepared.dataset.notes == []
+    assert word.prepared.dataset.digest == made.dataset.digest
+
+
+@pytest.mark.parametrize("text", ["{", None])
+def test_a_run_file_that_cannot_be_read_is_in_the_last_word_too(tmp_path: Path, text: str | None) -> None:
+    """The folder of Kubernetes' file is read-only, the file is not."""
+    told = tmp_path / "folder" / "termination-log"
+    told.parent.mkdir()
+    told.touch()
+    told.parent.chmod(0o555)
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+    try:
+        assert prepare.main(["--run-file", str(tmp_path / "run.json"), "--last-word", str(told)]) == 10
+    finally:
+        told.parent.chmod(0o755)
+    word = Termination.model_validate_json(told.read_bytes())
+    assert (word.outcome, word.exit_code, word.category) == (Outcome.FAILED, 10, "UserInput")
+    assert "run file" in word.message
+
+
+def test_a_last_word_that_nobody_can_hear_ends_nothing(run_file: Path) -> None:
+    assert prepare.main(["--run-file", str(run_file), "--last-word", str(run_file.parent / "no" / "file")]) == 0
+
+
+def test_a_folder_that_cannot_be_made_is_said(run_file: Path, base: Path) -> None:
+    (run_file.parent / "run").write_text("a file stands here")
+    told = run_file.parent / "told"
+    assert prepare.main(["--run-file", str(run_file), "--last-word", str(told)]) == 1
+    assert "FileExistsError" in Termination.model_validate_json(told.read_bytes()).message
+
+
+def test_sigterm_ends_it_with_a_last_word(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container a process without a handler would not even hear it."""
+    monkeypatch.setattr(dataset, "assemble", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    told = run_file.parent / "told"
+    assert prepare.main(["--run-file", str(run_file), "--last-word", str(told)]) == 19
+    assert Termination.model_validate_json(told.read_bytes()).reason == "Checkpointed"
+
+
+def test_a_data_set_above_the_profiles_limit_is_refused_unread(
+    run_file: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (run_file.parent / "train.jsonl").stat().st_size
+    assert prepare.main(["--run-file", str(written(run_file.parent, base, maxDatasetBytes=size))]) == 0
+    monkeypatch.setattr(dataset, "assemble", lambda *_: pytest.fail("it was read"))
+    guarded = {
+        "train": {"uri": "file://train.jsonl"},
+        "guards": [{"name": "general", "source": {"uri": "file://train.jsonl"}}],
+    }
+    for changes, words in (
+        ({"maxDatasetBytes": size - 1}, f"has {size:,} bytes; the profile allows {size - 1:,}"),
+        ({"maxDatasetBytes": size, "dataset": guarded}, f"has {2 * size:,} bytes in 2 files"),
+    ):
+        assert prepare.main(["--run-file", str(written(run_file.parent, base, **changes))]) == 11
+        assert words in last_word(run_file).message
+        assert "maxDatasetBytes" in last_word(run_file).hint

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,6 +152,41 @@ def test_without_a_network_the_hub_is_said_to_be_unreachable_in_seconds(
         with pytest.raises(Unreachable, match="the hub did not answer"):
             ask()
     assert time.monotonic() - started < 15
+
+
+def test_a_file_above_the_limit_is_not_fetched_from_the_hub(
+    places: source.Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            siblings = [{"rfilename": "train.jsonl", "size": 2000}]
+            body = json.dumps({"id": "org/name", "sha": "a" * 40, "siblings": siblings}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    import huggingface_hub
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    original = huggingface_hub.HfApi.__init__
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def near(self: huggingface_hub.HfApi, *, token: str | None = None) -> None:
+            original(self, endpoint=f"http://127.0.0.1:{server.server_address[1]}", token=token)
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "__init__", near)
+        with pytest.raises(DataError, match="has 2,000 bytes; the profile allows 1,999"):
+            source.data(DataSource(uri="hf://org/name"), replace(places, most_bytes=1999))
+        server.shutdown()
+    assert len(asked) == 1
+    assert asked[0].startswith("/api/datasets/org/name?")
 
 
 def test_what_was_fetched_at_a_pinned_revision_is_used_again_without_a_network(places: source.Places) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import random
 import shutil
@@ -18,7 +19,7 @@ import torch
 
 from tests.support import runs
 from topcoat.api.exits import Exit
-from topcoat_trainer import adapter, candidate, files, seal, stage
+from topcoat_trainer import adapter, candidate, files, run, seal, stage
 from topcoat_trainer.gate import judge
 from topcoat_trainer.loop.loop import Loop
 
@@ -173,6 +174,10 @@ def test_a_second_process_on_the_same_run_is_refused_until_the_first_is_gone(
         fcntl.flock(file, fcntl.LOCK_EX)
         assert runs.carry_out(path) == Exit.UNEXPECTED
         assert "another process" in capfd.readouterr().err
+        told = tmp_path / "told"
+        told.touch()
+        assert run.main(["--run-file", str(path), "--last-word", str(told)]) == Exit.UNEXPECTED
+        assert "another process" in json.loads(told.read_text())["message"]
         assert not (folder / "termination.json").exists()
     assert runs.carry_out(path) == 0
 

@@ -25,6 +25,7 @@ def test_a_run_seals_a_version_and_says_so(unbroken: Path) -> None:
     folder = unbroken / "versions/v1"
     assert (word["outcome"], word["exitCode"], word["version"]) == ("Sealed", 0, "v1")
     assert word["digest"] == seal.digest(folder)
+    assert word["attempt"] == 1
     assert word["evaluation"]["verdict"] == "Inconclusive"
     manifest = seal.verify(folder, expected_digest=word["digest"])
     assert manifest.lineage.steps == manifest.lineage.target_steps == 10
@@ -181,6 +182,13 @@ def test_a_refused_run_leaves_its_reason_and_no_version(
     assert not (tmp_path / "versions").exists()
 
 
+def test_the_last_word_is_also_told_where_kubernetes_reads_it(unbroken: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    told.write_text("x" * 9000)
+    assert run.main(["--run-file", str(unbroken / "run1.json"), "--last-word", str(told)]) == 0
+    assert json.loads(told.read_text()) == runs.termination(unbroken)
+
+
 def test_a_run_file_that_cannot_be_read_is_one_clear_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "f.json").write_text("{}")
     assert run.main(["--run-file", str(tmp_path / "f.json")]) == Exit.USER_INPUT
@@ -201,10 +209,10 @@ def test_the_last_word_is_never_longer_than_four_kibibytes() -> None:
     )
     word = Termination(outcome=Outcome.SEALED, evaluation=summary, message="é" * 1024, hint="é" * 512)
     short = last_word.capped(word)
-    assert len(files.json_bytes(short.as_json())) <= 4096
+    assert len(last_word.spelled(short)) <= 4096
     assert short.message == word.message
     long = last_word.capped(word.model_copy(update={"message": "😀" * 1024, "hint": "😀" * 512}))
-    assert len(files.json_bytes(long.as_json())) <= 4096
+    assert len(last_word.spelled(long)) <= 4096
 
 
 def test_a_strangers_words_are_not_repeated() -> None:

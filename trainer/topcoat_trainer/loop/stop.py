@@ -21,9 +21,12 @@ class Stop:
     def __init__(self) -> None:
         self.asked = False
         self._patient = False
+        self._deaf = False
 
     def ask(self, number: int = signal.SIGTERM, _frame: FrameType | None = None) -> None:
         """The signal handler. Outside of the loop it raises: all other stages can simply be done again."""
+        if self._deaf:
+            return
         self.asked = True
         if not self._patient:
             raise Stopped(f"stopped by {signal.Signals(number).name}")
@@ -32,6 +35,10 @@ class Stop:
         """Between stages: raises where a library swallowed the handler's exception."""
         if self.asked:
             raise Stopped("stopped as asked")
+
+    def deafen(self) -> None:
+        """How the process ends is decided: a signal may not cut off its last word."""
+        self._deaf = True
 
     @contextlib.contextmanager
     def patient(self) -> Iterator[None]:
