@@ -1,4 +1,4 @@
-"""Writes everything that is generated from topcoat.api: CRDs and reference pages. `make generate` runs it.
+"""Writes everything that is generated: CRDs, reference pages, most of the chart. `make generate` runs it.
 
 `--check` writes nothing and fails when a file on disk differs.
 """
@@ -19,13 +19,15 @@ HEADER = "# Generated from topcoat.api by `make generate`. Do not edit.\n"
 
 def generated_files() -> dict[str, str]:
     """Path below the repository root -> content."""
-    import reference  # beside this file; tools/ is not a package
+    import chart  # beside this file; tools/ is not a package
+    import reference
 
     files = {
         f"crds/{name}": HEADER + yaml.safe_dump(body, sort_keys=False, width=110, allow_unicode=True)
         for name, body in crd.custom_resource_definitions().items()
     }
-    return files | {f"docs/reference/{name}": text for name, text in reference.pages().items()}
+    files |= {f"docs/reference/{name}": text for name, text in reference.pages().items()}
+    return files | chart.files(ROOT)
 
 
 def stale_files(root: Path) -> list[str]:
