@@ -17,11 +17,11 @@ from pathlib import Path
 
 from topcoat.api.report import EvaluationReport, PrepareReport, Termination
 from topcoat.api.run import RunFile
-from topcoat_trainer import entry, files, last_word, prepare, seal
+from topcoat_trainer import entry, files, last_word, post, prepare, seal
 from topcoat_trainer.diary import Diary
 from topcoat_trainer.errors import Corrupt, TrainerError
 from topcoat_trainer.loop.stop import Stop
-from topcoat_trainer.progress import Reporter
+from topcoat_trainer.progress import Reporter, Sink
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,18 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def posting() -> Iterator[Sink | None]:
+    """Where progress is posted to, if anywhere."""
+    address = post.address_or_none()
+    posted = post.Post(address) if address else None
+    try:
+        yield posted
+    finally:
+        if posted is not None:
+            posted.close()
+
+
 def attempt(run: RunFile, stop: Stop) -> Termination:
     """Does the work, and turns whatever happens into a last word. Raises only when another process has the run."""
     folder = Path(run.paths.run)
@@ -142,7 +154,8 @@ def attempt(run: RunFile, stop: Stop) -> Termination:
     def all_of_it() -> Termination:
         last_word.reserve(folder)
         files.sweep(folder)
-        return work(Job(run, folder, stop, Reporter(folder / "progress.json"), Diary(folder)))
+        with posting() as sink:
+            return work(Job(run, folder, stop, Reporter(folder / "progress.json", sink), Diary(folder)))
 
     with alone(folder):
         word = entry.said(all_of_it, stop).model_copy(update={"attempt": run.attempt})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from tests.support import runs
+from tests.support import operators, runs
 from topcoat.api.exits import Exit
 from topcoat.api.report import EvaluationReport, EvaluationSummary, Outcome, Termination
-from topcoat_trainer import files, last_word, prepare, probe, run, seal, stage
+from topcoat_trainer import files, last_word, post, prepare, probe, run, seal, stage
 from topcoat_trainer.errors import DataError, TrainerError
 
 
@@ -98,6 +99,23 @@ def test_no_row_is_in_logs_progress_or_last_word(tiny: Path, tmp_path: Path, cap
     texts = [said.out, said.err, *(file.read_text() for file in runs.folder(tmp_path).iterdir() if file.is_file())]
     assert runs.CANARY in (tmp_path / "versions/v1/answers.jsonl").read_text()
     assert all(runs.CANARY not in text for text in texts)
+
+
+def test_progress_is_posted_from_the_first_stage_to_the_seal(
+    tiny: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = runs.run_file(tmp_path, tiny, cache=unbroken / "cache")
+    (tmp_path / "token").write_text("t")
+    with operators.Operator() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(post.URL, server.address(tmp_path).url)
+        monkeypatch.setenv(post.TOKEN, str(tmp_path / "token"))
+        assert runs.carry_out(path) == 0
+        server.shutdown()
+    stages = [told["stage"] for told in server.told]
+    assert stages[-1] == "Sealed"
+    assert {"Training", "Evaluating"} <= set(stages)
+    assert runs.CANARY not in json.dumps(server.told)
 
 
 def test_the_activation_cache_changes_nothing_but_rounding(unbroken: Path, tiny: Path, tmp_path: Path) -> None:
