@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from topcoat.api.base_model import BaseModel
-from topcoat.api.field import Digest, Name, Time, Version
+from topcoat.api.field import Digest, Name, ShortText, Time, Version
 from topcoat.api.lifecycle import Resources
 from topcoat.api.metadata import API_VERSION, ObjectMeta
 from topcoat.api.section import Lenient, Section
@@ -25,6 +25,8 @@ _BY_JOB_AND_VERSION = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-k
 class ModelServerSpec(Section):
     """What is wanted."""
 
+    profile: ShortText = "default"
+    """The FineTuneProfile whose catalogue, images and server shape it uses."""
     base_model: BaseModel
     """The base model that is held once."""
     engine: Engine = Engine.AUTO

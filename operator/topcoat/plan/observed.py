@@ -145,6 +145,8 @@ class Seen:
 
     mode: Mode = Mode.LOCAL
     profile: profiles.FineTuneProfile | None = None
+    profile_state: str = ""
+    """Name and digest of the profile as it is today; a run remembers those that it started with."""
     prepared: Prepared | None = None
     preparing: bool = False
     recheck: bool = False

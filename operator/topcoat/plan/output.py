@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from topcoat.api import names, status
+from topcoat.plan import observed
 from topcoat.plan.case import Case, Wish
 from topcoat.plan.intent import DeleteVersion, Stage
+from topcoat.plan.order import order
 from topcoat.plan.promotion import Book
 from topcoat.plan.training import Trained
 
@@ -18,8 +20,13 @@ def stage(case: Case, wish: Wish, trained: Trained, book: Book) -> Stage:
     old = [entry for entry in book.versions if entry.version not in kept]
     surplus = old[: max(0, len(old) - wish.spec.output.history_limit)]
     found = [case.seen.version_or_none(entry.version) for entry in surplus]
-    deletions = tuple(DeleteVersion(version.version, version.path, version.digest) for version in found if version)
+    deletions = tuple(_deletion(case, wish, version) for version in found if version)
     return Stage(actions=deletions, updates={"versions": book.versions[-128:]})
+
+
+def _deletion(case: Case, wish: Wish, version: observed.SealedVersion) -> DeleteVersion:
+    sealed_by = status.RunStatus(number=names.run_of(version.version))
+    return DeleteVersion(version.version, version.path, version.digest, order(case, wish, sealed_by))
 
 
 def _pointed_at(case: Case, wish: Wish, trained: Trained) -> set[str]:

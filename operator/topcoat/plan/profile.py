@@ -39,7 +39,7 @@ def wish(job: finetunejob.FineTuneJob, seen: observed.Seen) -> Wish:
         remedy = "set the field, or ask the platform team to mend the profile"
         message = f"the defaults of profile {found.metadata.name!r} do not fit at {field or 'spec'}; {remedy}"
         return Wish(job.spec, job.spec.base_model, refusal=Refusal(FORBIDS, message))
-    model, digest = _resolved(spec.base_model, found)
+    model, digest = resolved(spec.base_model, found)
     refusals = (*_unsupported(spec, model, seen.mode), *_forbidden(spec, model, found))
     return Wish(
         spec=spec,
@@ -65,9 +65,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return both | {name: _merged(below[name], above[name]) for name in nested}
 
 
-def _resolved(
-    model: base_models.BaseModel, found: profiles.FineTuneProfile
-) -> tuple[base_models.BaseModel, str | None]:
+def resolved(model: base_models.BaseModel, found: profiles.FineTuneProfile) -> tuple[base_models.BaseModel, str | None]:
     entry = next((entry for entry in found.spec.models if entry.name == model.name), None)
     if entry is None:
         return model, None

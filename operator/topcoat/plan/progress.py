@@ -22,10 +22,10 @@ def updates(case: Case, run: status.RunStatus) -> dict[str, Any]:
     attempt = case.seen.attempt
     if attempt is None or attempt.run != run.number or attempt.progress is None:
         return {}
-    return {"progress": _shown(attempt.progress, done=bool(run.completion_time), state=attempt.state)}
+    return {"progress": shown_progress(attempt.progress, done=bool(run.completion_time), state=attempt.state)}
 
 
-def _shown(reported: reports.Progress, *, done: bool, state: observed.AttemptState) -> status.ProgressStatus:
+def shown_progress(reported: reports.Progress, *, done: bool, state: observed.AttemptState) -> status.ProgressStatus:
     percentage = 100 if done else min(99, max(0, reported.progress_percentage))
     left = reported.estimated_remaining_seconds
     running = state is observed.AttemptState.RUNNING and left is not None and not done

@@ -132,7 +132,8 @@ def _next(case: Case, wish: Wish, run: status.RunStatus | None, wanted: inputs.I
         return Trained(replace(over, events=(Event("Normal", inputs.REVERTED, text),)), old, reverted=True)
     trigger = inputs.trigger(run, wanted, wish)
     number = 1 + max(case.seen.highest_run, run.number if run else 0, *_numbers(case))
-    new = inputs.run_status(wanted, number, trigger).model_copy(update={"start_time": shown.time(case.now)})
+    started = {"start_time": shown.time(case.now), "profile": shown.clip(case.seen.profile_state, 253)}
+    new = inputs.run_status(wanted, number, trigger).model_copy(update=started)
     return _start(case, wish, new, fresh=True)
 
 

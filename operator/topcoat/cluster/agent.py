@@ -1,0 +1,80 @@
+"""Speaks with the agents of server pods: pushes alias files and asks what is loaded, proved and in force.
+
+The token of each server is derived from the operator's key; a server knows only its hash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+import aiohttp
+import pydantic
+
+from topcoat.api import server
+from topcoat.cluster import memory
+from topcoat.cluster.record import PodRecord
+
+TIMEOUT_SECONDS = 5.0
+
+
+def session() -> aiohttp.ClientSession:
+    """A session of its own: agents never see the API server's credentials."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64))
+
+
+@dataclass(slots=True)
+class Agents:
+    """One HTTP session to all agents. `key`: the operator's own secret."""
+
+    session: aiohttp.ClientSession
+    key: bytes
+
+    def token(self, place: memory.Name) -> str:
+        """What the operator shows to the agents of one server."""
+        return hmac.new(self.key, f"{place[0]}/{place[1]}".encode(), hashlib.sha256).hexdigest()
+
+    def token_sha256(self, place: memory.Name) -> str:
+        return hashlib.sha256(self.token(place).encode()).hexdigest()
+
+    async def meet(self, place: memory.Name, memo: memory.ServerMemory, pod: PodRecord) -> bool:
+        """Pushes what this pod was not told yet, then asks; true where its answer is another one than before."""
+        before = memo.agents.get(pod.uid)
+        try:
+            await self._push(place, memo, pod)
+            state = await self._state(place, pod)
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, pydantic.ValidationError):  # noqa: UP041 - as in client
+            memo.agents.pop(pod.uid, None)
+            return before is not None
+        memo.agents[pod.uid] = memory.PodState(state, asyncio.get_running_loop().time())
+        return before is None or before.state != state
+
+    async def _push(self, place: memory.Name, memo: memory.ServerMemory, pod: PodRecord) -> None:
+        told = memo.pushed.get(pod.uid, {})
+        now = {alias: file.generation for alias, file in memo.aliases.items()}
+        if told == now:
+            return
+        news = tuple(file for alias, file in sorted(memo.aliases.items()) if told.get(alias) != file.generation)
+        push = server.Push(aliases=news, dropped=tuple(sorted(set(told) - set(now))))
+        limits = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+        async with self.session.post(
+            _url(pod, "aliases"), json=push.as_json(), headers=self._headers(place), timeout=limits
+        ) as answer:
+            answer.raise_for_status()
+        memo.pushed[pod.uid] = now
+
+    async def _state(self, place: memory.Name, pod: PodRecord) -> server.AgentState:
+        limits = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+        async with self.session.get(_url(pod, "state"), headers=self._headers(place), timeout=limits) as answer:
+            answer.raise_for_status()
+            return server.AgentState.model_validate_json(await answer.read())
+
+    def _headers(self, place: memory.Name) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token(place)}"}
+
+
+def _url(pod: PodRecord, what: str) -> str:
+    host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+    return f"http://{host}:{server.AGENT_PORT}/agent/{what}"

@@ -1,0 +1,107 @@
+"""Which model server answers for a job, and what its pods have proved. From memory alone.
+
+An alias counts as moved, and a version as proved, only when every ready pod says so.
+"""
+
+from __future__ import annotations
+
+from topcoat.api import finetunejob, names, server, serving
+from topcoat.cluster import memory
+from topcoat.cluster.record import PodRecord
+from topcoat.manifests import service
+from topcoat.plan import observed
+
+
+def server_name_or_none(known: memory.Memory, job: finetunejob.FineTuneJob) -> str | None:
+    """The server of a job: its own (Dedicated), one that the platform team made for its base, or the shared one."""
+    said = job.status
+    if said is None or said.base_model is None or job.spec.serving.mode is serving.Mode.NONE:
+        return None
+    if job.spec.serving.mode is serving.Mode.DEDICATED:
+        return names.child_name(job.metadata.name, "model")
+    namespace = job.metadata.namespace
+    wanted = job.spec.base_model
+    for (place, name), body in sorted(known.servers.items()):
+        base = body["spec"].get("baseModel") or {}
+        same = base.get("uri") == wanted.uri if wanted.uri else base.get("name") == wanted.name
+        if place == namespace and same and not is_ours(body) and base.get("revision") == wanted.revision:
+            return name
+    engine = serving.Engine.TRANSFORMERS.value
+    return names.server_name(said.base_model.id, said.base_model.digest, engine)
+
+
+def is_ours(body: memory.Json) -> bool:
+    """Whether the operator made this ModelServer: then it goes when its last alias goes."""
+    return bool((body["metadata"].get("labels") or {}).get("app.kubernetes.io/managed-by") == "topcoat")
+
+
+def ready_pods(known: memory.Memory, namespace: str, name: str) -> list[PodRecord]:
+    return [pod for pod in known.pods_of(namespace, name) if pod.ready and not pod.deleting and pod.ip]
+
+
+def alias_or_none(known: memory.Memory, job: finetunejob.FineTuneJob) -> observed.Alias | None:
+    """Whose the alias is, and where its file points. An alias of another job counts only while it points somewhere."""
+    name = server_name_or_none(known, job)
+    if name is None:
+        return None
+    file = known.agents[job.metadata.namespace, name].aliases.get(job.alias)
+    target = next(iter(file.targets), None) if file else None
+    if file is None or target is None:
+        return observed.Alias(file.job, "", "") if file and file.job != job.metadata.name else None
+    held = next((version for version in file.versions if version.version == target.version), None)
+    return observed.Alias(file.job, target.version, held.digest if held else "")
+
+
+def server_or_none(known: memory.Memory, job: finetunejob.FineTuneJob) -> observed.Server | None:
+    """The server of a job as its pods tell it."""
+    name = server_name_or_none(known, job)
+    if name is None or (job.metadata.namespace, name) not in known.servers:
+        return None
+    namespace = job.metadata.namespace
+    memo = known.agents[namespace, name]
+    file = memo.aliases.get(job.alias)
+    pods = ready_pods(known, namespace, name)
+    states = [memo.agents[pod.uid].state for pod in pods if pod.uid in memo.agents]
+    all_told = bool(pods) and len(states) == len(pods)
+    pending = [pod for pod in known.pods_of(namespace, name) if pod.phase == "Pending" and not pod.deleting]
+    waits = (pod.waiting or known.stuck.get(pod.uid) for pod in pending)
+    return observed.Server(
+        name=name,
+        ready_pods=len(pods),
+        desired_pods=int(known.servers[namespace, name]["spec"].get("replicas", 1)),
+        written={held.version: held.digest for held in file.versions} if file else {},
+        target=next((target.version for target in file.targets), None) if file else None,
+        proved=_proved(states) if all_told else frozenset(),
+        refused=_refused(states),
+        answers=_answers(states, job.alias) if all_told else None,
+        waiting=next((wait for wait in waits if wait), None),
+        url=service.url(name, namespace),
+    )
+
+
+def _proved(states: list[server.AgentState]) -> frozenset[str]:
+    """Digests that all of them have proved."""
+    each = [{held.digest for held in state.versions if held.state == "Proved"} for state in states]
+    return frozenset(set.intersection(*each)) if each else frozenset()
+
+
+def _refused(states: list[server.AgentState]) -> dict[str, str]:
+    return {
+        held.digest: held.probe.problem if held.probe else "no reason was given"
+        for state in states
+        for held in state.versions
+        if held.state == "Refused"
+    }
+
+
+def _answers(states: list[server.AgentState], alias: str) -> str | None:
+    """The version that answers on all of them."""
+    each = {
+        tuple(target.version for target in held.targets)
+        for state in states
+        for held in state.aliases
+        if held.alias == alias
+    }
+    told = sum(held.alias == alias for state in states for held in state.aliases)
+    only = next(iter(each)) if len(each) == 1 and told == len(states) else ()
+    return only[0] if len(only) == 1 else None
