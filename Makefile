@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup venv demo test quick lint fix generate pins clean
+.PHONY: help setup venv demo test quick lint fix generate images cluster cluster-down pins clean
 
 # The first of these that is recent enough. Say PYTHON=/path/to/python to use another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -16,6 +16,8 @@ PIN := $(UV) pip compile --universal --python-version 3.11 --upgrade --generate-
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
 # Extra words for pytest: make test PYTEST="-k gate"
 PYTEST ?=
+# Extra words for the cluster: make cluster CLUSTER=--control-plane-only
+CLUSTER ?=
 # Extra words for the demo: make demo DEMO="--json figures.json"
 DEMO ?=
 
@@ -28,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: .venv/ready ## Set up .venv from the pinned, hashed packages (skipped when nothing changed)
 	@:
@@ -38,7 +40,8 @@ venv: setup ## The same as setup
 demo: setup ## Tune a real small model on a real task and see the verdict: minutes, no GPU
 	@$(BIN)/topcoat demo $(DEMO)
 
-test: lint ## Run all that CI runs: lint, then every test
+test: lint ## Run all that CI runs: lint, then every test that this machine can run; says which it cannot
+	@$(BIN)/python -m tests.support.kube prepare
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(PYTEST)
 
 quick: setup ## Run the tests that take seconds
@@ -57,11 +60,20 @@ fix: setup ## Mend style where a tool can
 generate: setup ## Write again what is generated from the API: crds/ and docs/reference/
 	@$(BIN)/python tools/generate.py
 
+images: setup ## Build the images topcoat/operator and topcoat/trainer with docker or buildah, and their lists of contents
+	@$(BIN)/python -m tests.support.kube images
+
+cluster: setup ## Start a real one-node Kubernetes in a box of its own (root, Linux) and say how to use it
+	@$(BIN)/python -m tests.support.kube up $(CLUSTER)
+
+cluster-down: setup ## End what `make cluster` started; nothing of it stays
+	@$(BIN)/python -m tests.support.kube down
+
 pins: $(UV) ## Renew constraints/: the newest versions that pyproject.toml allows, with their hashes
 	@$(PIN) pyproject.toml --extra dev --output-file constraints/dev.txt
 	@$(PIN) pyproject.toml --extra operator --constraint constraints/dev.txt --output-file constraints/operator.txt
 	@$(PIN) pyproject.toml --extra trainer --constraint constraints/dev.txt --output-file constraints/trainer.txt
-	@$(PIN) constraints/uv.in --output-file constraints/uv.txt
+	@for tool in uv sbom go; do $(PIN) constraints/$$tool.in --output-file constraints/$$tool.txt; done
 	@$(PIN) constraints/demo-model.in --no-deps --output-file constraints/demo-model.txt
 
 clean: ## Remove what make made; keeps .topcoat/, where your jobs and versions are

@@ -1,0 +1,77 @@
+"""The test cluster by hand: `python -m tests.support.kube up`, `down`, `tools`. For people; tests use the fixtures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tests.support.kube import cluster as clusters
+from tests.support.kube import control_plane as planes
+from tests.support.kube import folder, images, leftover, tools
+
+
+def main() -> int:
+    words = argparse.ArgumentParser(prog="python -m tests.support.kube", description=__doc__)
+    verbs = words.add_subparsers(dest="verb", required=True)
+    up = verbs.add_parser("up", help="start a cluster that stays until `down`; prints its KUBECONFIG")
+    up.add_argument("--control-plane-only", action="store_true", help="no node: no pod runs; needs no root")
+    verbs.add_parser("down", help="end every cluster that `up` started, and what crashed runs left")
+    verbs.add_parser("prepare", help="build what the tests of this machine need: minutes at first, then nothing")
+    verbs.add_parser("images", help="build Topcoat's images and write the lists of their contents to build/sbom/")
+    said = words.parse_args()
+    return {"up": _up, "down": _down, "prepare": _prepare, "images": _images}[said.verb](said)
+
+
+def _up(said: argparse.Namespace) -> int:
+    if not said.control_plane_only and (why := clusters.missing()):
+        print(f"Cannot start a cluster: {why}. Without a node: --control-plane-only", file=sys.stderr)
+        return 1
+    tools.prepare()
+    leftover.clean()
+    if said.control_plane_only:
+        plane = planes.ControlPlane(owned := folder.Owned.new("plane"))
+    else:
+        plane = clusters.Cluster.in_sandbox(owned := folder.Owned.new("cluster"))
+    try:
+        plane.start()
+        plane.apply_crds()
+    except BaseException:
+        plane.stop()
+        raise
+    owned.keep()
+    print(f"export KUBECONFIG={plane.kubeconfig}")
+    print(f"export PATH={tools.program('kubectl').parent}:$PATH")
+    return 0
+
+
+def _down(said: argparse.Namespace) -> int:
+    for path in folder.kept():
+        leftover.end(folder.Owned(path))
+        print(f"{path.name} is gone", file=sys.stderr)
+    leftover.clean()
+    return 0
+
+
+def _prepare(said: argparse.Namespace) -> int:
+    """Without these the tests that need them are left out, and say so; so this is no failure."""
+    try:
+        tools.prepare()
+        if not clusters.missing():
+            clusters.prepare()
+    except (tools.NoTools, RuntimeError) as why:
+        print(why, file=sys.stderr)
+    return 0
+
+
+def _images(said: argparse.Namespace) -> int:
+    try:
+        for part in images.PARTS:
+            print(f"{images.build(part)}\n  contents: {images.write_sbom(part, tools.ROOT / 'build' / 'sbom')}")
+    except images.NoImages as why:
+        print(why, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
