@@ -32,14 +32,14 @@ async def run(wanted: settings.Settings) -> None:
     state = await _state(wanted, api)
     runners = [await http.serve(state), await http.listen(state)]
     held = lease.Lease(api, wanted.pod_namespace, wanted.lease_name, wanted.pod_name, wanted.lease_seconds)
-    stop = _stop_signal()
+    stop = asyncio.Event()
+    _listen_for_signals(stop)
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_lead(state, connection, held))]
+            leading = group.create_task(_lead(state, held, stop))
             await stop.wait()
             logger.info("stopping as asked")
-            for task in tasks:
-                task.cancel()
+            leading.cancel()
     finally:
         with contextlib.suppress(client.ApiError):
             await held.release()
@@ -83,14 +83,12 @@ async def _key(api: client.Client, namespace: str) -> bytes:
     return await key.read_or_make(api, namespace)
 
 
-def _stop_signal() -> asyncio.Event:
-    stop = asyncio.Event()
+def _listen_for_signals(stop: asyncio.Event) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    return stop
 
 
-async def _lead(state: State, connection: login.Connection, held: lease.Lease) -> None:
+async def _lead(state: State, held: lease.Lease, stop: asyncio.Event) -> None:
     """Waits for the Lease, then does everything at once."""
     await _acquire(held)
     state.leading = True
@@ -104,7 +102,7 @@ async def _lead(state: State, connection: login.Connection, held: lease.Lease) -
                 group.create_task(watch.follow(state, kind, place))
         # Jobs and pods first: an object whose children are not known yet would be given them twice.
         await _listed(state)
-        group.create_task(_kopf(state, connection))
+        group.create_task(_kopf(state, stop))
         for _ in range(state.settings.workers):
             group.create_task(reconcile.work(state))
         group.create_task(_resync(state))
@@ -126,15 +124,27 @@ async def _listed(state: State) -> None:
         await asyncio.sleep(0.02)
 
 
-async def _kopf(state: State, connection: login.Connection) -> None:
+async def _kopf(state: State, stop: asyncio.Event) -> None:
+    """Runs kopf. It ends by itself only if it hears a signal before we do, and then closes its session: its own one."""
     places = state.settings.namespaces
-    await kopf.operator(
-        registry=kinds.registry(state, connection),
-        settings=kopf.OperatorSettings(),
-        clusterwide=not places,
-        namespaces=places,
-        standalone=True,
-    )
+    ready = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_signals_after(ready, stop))
+        await kopf.operator(
+            registry=kinds.registry(state, login.connect()),
+            settings=kopf.OperatorSettings(),
+            clusterwide=not places,
+            namespaces=places,
+            standalone=True,
+            ready_flag=ready,
+        )
+        stop.set()
+
+
+async def _signals_after(ready: asyncio.Event, stop: asyncio.Event) -> None:
+    """It takes the signals for itself when it starts; we take them back, as it is only a part of us."""
+    await ready.wait()
+    _listen_for_signals(stop)
 
 
 async def _resync(state: State) -> None:

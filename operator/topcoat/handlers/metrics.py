@@ -12,6 +12,8 @@ from prometheus_client.registry import Collector
 from topcoat.api import conditions
 
 Calls = Tally[tuple[str, str, int]]
+# Not `job`: Prometheus gives every series a label of that name, and would rename ours.
+_JOB = ("namespace", "finetunejob")
 
 
 class Metrics:
@@ -34,10 +36,10 @@ class Metrics:
             "topcoat_promotions", "Verdicts on candidates.", ["verdict"], registry=self.registry
         )
         self.score = prometheus_client.Gauge(
-            "topcoat_eval_score", "Scores of the last verdict.", ["namespace", "job", "subject"], registry=self.registry
+            "topcoat_eval_score", "Scores of the last verdict.", [*_JOB, "subject"], registry=self.registry
         )
         self.loss = prometheus_client.Gauge(
-            "topcoat_train_loss", "Training loss, as reported last.", ["namespace", "job"], registry=self.registry
+            "topcoat_train_loss", "Training loss, as reported last.", _JOB, registry=self.registry
         )
         self.reconcile_seconds = prometheus_client.Histogram(
             "topcoat_reconcile_duration_seconds", "One look at one object.", ["kind"],

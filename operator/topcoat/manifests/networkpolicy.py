@@ -62,7 +62,7 @@ def _preparing(namespace: str, found: profile.FineTuneProfile) -> Json:
             metadata.PROFILE: names.label(found.metadata.name),
         }
     }
-    name = names.child_name("topcoat-prepare", names.label(found.metadata.name)[:40])
+    name = names.child_name(f"topcoat-{found.metadata.name}", "prepare")
     return _policy(name, namespace, selector, {"ingress": [], "egress": [DNS, *({"to": [block]} for block in blocks)]})
 
 

@@ -63,12 +63,14 @@ def _asking(case: Case, wish: Wish, *, quiet: bool) -> Stage:
         return Stage(actions=actions)
     message = "data set and base model are being checked"
     word = Word("Unknown", "Preparing", message)
-    if case.seen.waiting is not None:
-        admitted, headline = waiting.said(case, "the prepare pod", case.seen.waiting, conditions.Phase.PREPARING)
-        look = waiting.look_again_seconds(case, case.seen.waiting)
+    look = waiting.look_again_seconds(case, case.seen.waiting)
+    wait = waiting.lasting_or_none(case, case.seen.waiting)
+    if wait is not None:
+        admitted, headline = waiting.said(case, "the prepare pod", wait, conditions.Phase.PREPARING)
         words = {VALID: word, conditions.Condition.ADMITTED: admitted}
         return Stage(words, headline, actions, look_again_seconds=look)
-    return Stage({VALID: word}, Headline(conditions.Phase.PREPARING, "Working", "Preparing", message), actions)
+    headline = Headline(conditions.Phase.PREPARING, "Working", "Preparing", message)
+    return Stage({VALID: word}, headline, actions, look_again_seconds=look)
 
 
 def _good(case: Case, wish: Wish, prepared: observed.Prepared) -> Sources:

@@ -52,8 +52,9 @@ def _moving(
     case: Case, server: observed.Server, target: observed.SealedVersion, action: WriteAlias | None
 ) -> tuple[Word, Headline, tuple[Action, ...]]:
     actions: tuple[Action, ...] = (action,) if action else ()
-    if server.waiting is not None and not server.ready_pods:
-        word, headline = waiting.said(case, "the server's pod", server.waiting, PHASE.ROLLING_OUT)
+    wait = waiting.lasting_or_none(case, server.waiting)
+    if wait is not None and not server.ready_pods:
+        word, headline = waiting.said(case, "the server's pod", wait, PHASE.ROLLING_OUT)
         return word, headline, actions
     if not server.ready_pods:
         text = f"no pod of the server is ready yet to answer with {target.version}"

@@ -202,7 +202,14 @@ def _follow(case: Case, wish: Wish, run: status.RunStatus, superseded: bool) -> 
     if attempt.state is observed.AttemptState.QUEUED:
         looks = [left, waiting.look_again_seconds(case, attempt.waiting)]
         look = min((seconds for seconds in looks if seconds is not None), default=None)
-        return Trained(replace(_queued(case, name, attempt.waiting), actions=actions, look_again_seconds=look), run)
+        return Trained(
+            replace(
+                _queued(case, name, waiting.lasting_or_none(case, attempt.waiting)),
+                actions=actions,
+                look_again_seconds=look,
+            ),
+            run,
+        )
     updates = progress.updates(case, run)
     if not progress.is_evaluating(attempt.progress):
         return Trained(_working(name, actions, updates=updates, look_again_seconds=left), run)

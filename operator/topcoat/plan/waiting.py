@@ -13,6 +13,8 @@ from topcoat.plan.case import Case
 from topcoat.plan.intent import Headline, Kind, Stage, Word
 
 GRACE_SECONDS = 60.0
+# Every pod waits a moment for its volume and its node; saying so each time would be a write for nothing.
+QUIET_SECONDS = 10.0
 LOOK_AGAIN_SECONDS = 15.0
 
 
@@ -60,6 +62,13 @@ def blocked(case: Case) -> Stage:
     return Stage({conditions.Condition.ADMITTED: word}, headline, look_again_seconds=LOOK_AGAIN_SECONDS)
 
 
+def lasting_or_none(case: Case, wait: observed.Waiting | None) -> observed.Waiting | None:
+    """A wait that is long enough to be told."""
+    if wait is None or wait.why is W.QUEUE:
+        return wait
+    return wait if (case.now - wait.since).total_seconds() >= QUIET_SECONDS else None
+
+
 def said(case: Case, name: str, wait: observed.Waiting, phase: conditions.Phase) -> tuple[Word, Headline]:
     """Condition Admitted and the headline for a wait."""
     meaning = MEANINGS[wait.why]
@@ -71,8 +80,9 @@ def said(case: Case, name: str, wait: observed.Waiting, phase: conditions.Phase)
 
 
 def look_again_seconds(case: Case, wait: observed.Waiting | None) -> float | None:
-    """When a wait turns into one that needs a person."""
-    if wait is None or not MEANINGS[wait.why].person:
+    """When a wait is long enough to be told, or turns into one that needs a person."""
+    if wait is None or wait.why is W.QUEUE:
         return None
-    left = GRACE_SECONDS - (case.now - wait.since).total_seconds()
-    return max(1.0, left) if left > 0 else None
+    lasted = (case.now - wait.since).total_seconds()
+    limits = (QUIET_SECONDS, GRACE_SECONDS) if MEANINGS[wait.why].person else (QUIET_SECONDS,)
+    return next((max(1.0, limit - lasted) for limit in limits if lasted < limit), None)
