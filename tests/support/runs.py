@@ -84,10 +84,12 @@ def termination(root: Path, number: int = 1) -> dict[str, Any]:
 
 def carry_out(path: Path, before: Callable[[], object] = lambda: None) -> int:
     """The run in a forked child, after `before`; its exit code, or minus the signal that killed it."""
-    return os.waitstatus_to_exitcode(os.waitpid(_forked(path, before), 0)[1])
+    return os.waitstatus_to_exitcode(os.waitpid(begun(path, before), 0)[1])
 
 
-def _forked(path: Path, before: Callable[[], object] = lambda: None) -> int:
+def begun(path: Path, before: Callable[[], object] = lambda: None) -> int:
+    """The run in a forked child, after `before`; the child's process id."""
+
     def work() -> None:
         # The charts' engine keeps threads, which a fork loses. The report room tests the page; here it is slow.
         html.write = lambda report, target: files.write_bytes(target, report.verdict.encode())
@@ -99,7 +101,7 @@ def _forked(path: Path, before: Callable[[], object] = lambda: None) -> int:
 
 def killed_after(path: Path, seconds: float) -> int:
     """The run in a forked child that is killed after so many seconds; its exit code, or -9."""
-    child = _forked(path)
+    child = begun(path)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tokenizers")
 EVALUATION = "evaluation.json"
 METRICS = "metrics.jsonl"
+CANDIDATE = "candidate-"
 # How a model generates is the base model's business; how text becomes tokens must travel with the version.
 TOKENIZER_FILES = tuple(name for name in COMPANIONS if name != "generation_config.json")
 
@@ -42,10 +43,10 @@ class Exported:
 
 def export(job: Job, material: Material, learnt: Learnt) -> Exported:
     """Writes the trained weights, tokenizer and metrics; afterwards the base model computes as it did."""
-    for stale in job.folder.glob("candidate-*"):
-        files.remove_tree(stale)
-    temporary = files.temporary_directory(job.folder)
-    folder = temporary.rename(job.folder / f"candidate-{temporary.name.removeprefix(files.TEMPORARY_PREFIX)}")
+    job.claim.demand()
+    folder = job.folder / f"{CANDIDATE}{job.claim.writer}"
+    files.remove_tree(folder)
+    folder.mkdir()
     adapter.export(learnt.tail, folder, material.prepared.base_model.id)
     with files.storing(folder):
         for name in TOKENIZER_FILES:
@@ -145,4 +146,5 @@ def seal_version(job: Job, exported: Exported, material: Material, report: Evalu
         tensors=0,
         probes=probes,
     )
+    job.claim.demand()
     return seal.seal(exported.folder, job.version_folder, facts)

@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from topcoat.api.report import EvaluationReport, PrepareReport, Termination
+from topcoat.api.report import EvaluationReport, Outcome, PrepareReport, Termination
 from topcoat.api.run import RunFile
 from topcoat_trainer import entry, files, last_word, post, prepare, seal
 from topcoat_trainer.diary import Diary
 from topcoat_trainer.errors import Corrupt, TrainerError
 from topcoat_trainer.loop.stop import Stop
 from topcoat_trainer.progress import Reporter, Sink
+from topcoat_trainer.writer import Claim
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Job:
     stop: Stop
     reporter: Reporter
     diary: Diary
+    claim: Claim
 
     @property
     def version_folder(self) -> Path:
@@ -69,7 +71,11 @@ def work(job: Job) -> Termination:
         report = candidate.judge(job, exported, material, learnt)
     with job.stage("Sealing"):
         report = candidate.describe(exported, report)
-        digest = candidate.seal_version(job, exported, material, report)
+        try:
+            digest = candidate.seal_version(job, exported, material, report)
+        except FileExistsError:
+            # Somebody else's process on this run, given up but alive, was first. A sealed version is a sealed version.
+            return _sealed_before(job)
     _tidy(job)
     job.reporter.stage("Sealed")
     return last_word.sealed(job.run.version, digest, report, learnt.trained.resumed_from_step)
@@ -112,9 +118,8 @@ def _check_inputs(job: Job, found: PrepareReport) -> None:
 
 def _tidy(job: Job) -> None:
     """What a sealed run no longer needs."""
-    for path in [job.folder / "checkpoints", *job.folder.glob("candidate-*")]:
+    for path in [job.folder / "checkpoints", job.folder / f"candidate-{job.claim.writer}"]:
         files.remove_tree(path)
-    files.sweep(job.folder)
 
 
 @contextlib.contextmanager
@@ -151,16 +156,30 @@ def attempt(run: RunFile, stop: Stop) -> Termination:
     """Does the work, and turns whatever happens into a last word. Raises only when another process has the run."""
     folder = Path(run.paths.run)
 
+    claim = Claim(folder)
+
     def all_of_it() -> Termination:
         last_word.reserve(folder)
-        files.sweep(folder)
+        claim.take()
+        _sweep(folder)
         with posting() as sink:
-            return work(Job(run, folder, stop, Reporter(folder / "progress.json", sink), Diary(folder)))
+            return work(Job(run, folder, stop, Reporter(folder / "progress.json", sink), Diary(folder), claim))
 
     with alone(folder):
-        word = entry.said(all_of_it, stop).model_copy(update={"attempt": run.attempt})
-        entry.keep(folder, word)
+        word = entry.said(all_of_it, stop)
+        if not claim.holds() and word.outcome is Outcome.FAILED:
+            word = last_word.failed(claim.lost())  # whatever it was: the replacement may have swept it away
+        word = word.model_copy(update={"attempt": run.attempt})
+        if claim.holds():
+            entry.keep(folder, word)
         return word
+
+
+def _sweep(folder: Path) -> None:
+    """What killed processes left. Only at the start: later it would be a replacement's."""
+    files.sweep(folder)
+    for stale in folder.glob("candidate-*"):
+        files.remove_tree(stale)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -174,6 +174,7 @@ def _course(job: Job, tail: Tail, material: Material) -> Course:
         stop=job.stop,
         view=view,
         dtype=device.dtype,
+        fence=job.claim.demand,
     )
 
 

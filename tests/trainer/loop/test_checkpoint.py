@@ -62,6 +62,61 @@ def test_a_step_is_saved_once(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(files.TEMPORARY_PREFIX + "*"))
 
 
+def test_a_process_that_was_replaced_prunes_nothing_of_its_replacements(tmp_path: Path) -> None:
+    zombie = store(tmp_path)
+    for step in (3, 6):
+        zombie.save(checkpoint(step))
+    heir = Store(tmp_path, identity="me", keep=2, writer_name="heir")
+    found = heir.newest()
+    assert found is not None
+    assert equal(found, checkpoint(6))
+    for step in (9, 12, 15):
+        zombie.save(checkpoint(step))
+        assert zombie.steps() == [step - 3, step]
+    assert heir.steps() == [3, 6]
+    assert heir.newest() is not None, "the zombie has pruned what its replacement goes back to"
+    assert equal(heir.load(6), checkpoint(6))
+
+
+def test_two_processes_may_save_the_same_step_at_the_same_time(tmp_path: Path) -> None:
+    first, second = (Store(tmp_path, identity="me", keep=2, writer_name=name) for name in ("first", "second"))
+    for step in (1, 2, 3):
+        for kept in (first, second):
+            kept.save(checkpoint(step))
+    assert first.steps() == second.steps() == [2, 3]
+    assert first.folder(3) != second.folder(3)
+    assert equal(first.load(3), second.load(3))
+    third = store(tmp_path)
+    assert third.steps() == [2, 3]
+    third.save(checkpoint(4))
+    assert third.steps() == [3, 4]
+    assert {path.name.split("-")[1] for path in tmp_path.iterdir()} == {"00000003", "00000004"}
+
+
+def test_a_volume_without_hard_links_is_copied_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(tmp_path).save(checkpoint(1))
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refused)
+    heir = Store(tmp_path, identity="me", keep=2, writer_name="heir")
+    found = heir.newest()
+    assert found is not None
+    assert equal(found, checkpoint(1))
+
+
+def test_a_checkpoint_that_goes_while_it_is_read_is_passed_over(tmp_path: Path) -> None:
+    zombie = store(tmp_path)
+    zombie.save(checkpoint(1))
+    zombie.save(checkpoint(2))
+    heir = Store(tmp_path, identity="me", keep=2, writer_name="heir")
+    files.remove_tree(zombie.folder(2))
+    found = heir.newest()
+    assert found is not None
+    assert equal(found, checkpoint(1))
+
+
 def test_a_checkpoint_of_other_inputs_is_not_used(tmp_path: Path) -> None:
     store(tmp_path, identity="other").save(checkpoint(1))
     with pytest.raises(Corrupt, match="another run"):
@@ -78,7 +133,7 @@ def test_every_bit_flip_and_truncation_falls_back_to_the_one_before(
         kept = store(tmp_path / str(number))
         kept.save(checkpoint(1))
         kept.save(checkpoint(2))
-        folder = tmp_path / str(number) / "step-00000002"
+        folder = kept.folder(2)
         path = folder / sorted(files.listing(folder))[number % 4]
         data = bytearray(path.read_bytes())
         if number < 40:
@@ -99,7 +154,7 @@ def test_every_bit_flip_and_truncation_falls_back_to_the_one_before(
 def test_a_damaged_folder_is_not_used(tmp_path: Path, damage: str) -> None:
     kept = store(tmp_path)
     kept.save(checkpoint(1))
-    folder = tmp_path / "step-00000001"
+    folder = kept.folder(1)
     if damage == "missing":
         (folder / "state.json").unlink()
     elif damage == "extra":
@@ -132,7 +187,9 @@ def test_a_kill_at_any_file_operation_leaves_a_valid_checkpoint(tmp_path: Path) 
         if found is not None:
             assert equal(found, checkpoint(found.step))
         newest.add(found.step if found else 0)
-        store(folder, keep=1).save(checkpoint(3))
+        again = store(folder, keep=1)
+        again.sweep()
+        again.save(checkpoint(3))
         assert not list(folder.glob(files.TEMPORARY_PREFIX + "*"))
     assert newest == {0, 1, 2}
 

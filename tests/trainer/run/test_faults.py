@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import time
@@ -182,13 +183,63 @@ def test_a_second_process_on_the_same_run_is_refused_until_the_first_is_gone(
     assert runs.carry_out(path) == 0
 
 
+def unlocked() -> None:
+    """As on a volume whose locks do not reach from one node to the other."""
+    fcntl.flock = lambda *_: None
+
+
+@pytest.mark.parametrize("moment", ["training", "judging"])
+def test_a_process_that_was_given_up_and_lives_on_does_its_replacement_no_harm(
+    unbroken: Path, tiny: Path, tmp_path: Path, moment: str
+) -> None:
+    path = runs.run_file(tmp_path, tiny, cache=unbroken / "cache")
+
+    def frozen() -> None:
+        unlocked()
+        if moment == "training":
+            before_each_step(lambda loop: os.kill(os.getpid(), signal.SIGSTOP) if loop.state.step == 7 else None)
+        else:
+            disturbed("judging", lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+    zombie = runs.begun(path, frozen)
+    assert os.WIFSTOPPED(os.waitpid(zombie, os.WUNTRACED)[1])
+
+    def wakes() -> None:
+        """In the middle of the replacement's work the zombie wakes, and has all the time that it needs."""
+        os.kill(zombie, signal.SIGCONT)
+        ended = os.pidfd_open(zombie)
+        select.select([ended], [], [], 30)
+
+    def replacement() -> None:
+        unlocked()
+        if moment == "training":
+            before_each_step(lambda loop: wakes() if loop.state.step == 8 else None)
+        else:
+            disturbed("judging", wakes)
+
+    code = runs.carry_out(path, replacement)
+    assert os.waitstatus_to_exitcode(os.waitpid(zombie, 0)[1]) == Exit.UNEXPECTED
+    assert code == 0
+    same_as_unbroken(tmp_path, unbroken)
+
+
+def test_whoever_seals_first_has_sealed(unbroken: Path, tiny: Path, tmp_path: Path) -> None:
+    path = runs.run_file(tmp_path, tiny, cache=unbroken / "cache")
+
+    def somebody_seals() -> None:
+        shutil.copytree(unbroken / "versions", tmp_path / "versions")
+
+    assert runs.carry_out(path, lambda: disturbed("renaming", somebody_seals)) == 0
+    same_as_unbroken(tmp_path, unbroken)
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     unbroken: Path, tiny: Path, tmp_path: Path, damage: str
 ) -> None:
     path = runs.run_file(tmp_path, tiny, cache=unbroken / "cache")
     runs.carry_out(path, lambda: before_each_step(lambda loop: kill() if loop.state.step == 8 else None))
-    weights = runs.folder(tmp_path) / "checkpoints/step-00000006/weights.safetensors"
+    weights = next(runs.folder(tmp_path).glob("checkpoints/step-00000006-*/weights.safetensors"))
     data = bytearray(weights.read_bytes())
     if damage == "flip":
         data[len(data) // 2] ^= 4

@@ -115,6 +115,8 @@ class Course:
     around_watched: Around = nothing
     """Surrounds the forward of a batch of `watched`."""
     dtype: torch.dtype = torch.float32
+    fence: Callable[[], None] = lambda: None
+    """Raises where another process took the run over: asked before anything is written for good."""
 
     @property
     def device(self) -> torch.device:

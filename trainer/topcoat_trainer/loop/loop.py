@@ -66,11 +66,13 @@ class Loop:
 
     def resume(self) -> bool:
         """Goes to the newest valid checkpoint, or to the beginning. Whether steps are left to do."""
+        self.store.sweep()
         found = self.store.newest()
         if found is None:
             self.journal.rewind(0)
         else:
             self._load(found)
+            self.store.adopt(self.state.best_step)
             self.state.resumed += 1
             self.resumed_from_step = found.step
             logger.info("resumed from the checkpoint of step %d", found.step)
@@ -276,6 +278,7 @@ class Loop:
         """A checkpoint of this step, unless it has one."""
         if self.saved_at == self.state.step:
             return
+        self.course.fence()
         self.journal.sync()
         self.state.scaler = self.scaler.state_dict()
         weights = {name: parameter.detach().cpu().contiguous() for name, parameter in self.parameters.items()}
@@ -295,6 +298,7 @@ class Loop:
 
     def _roll_back(self, error: NotFinite) -> None:
         """Once to the last checkpoint (all of which are finite): chance, a bad bit, may not strike twice."""
+        self.course.fence()
         found = None if self.state.rolled_back else self.store.newest()
         if found is None:
             raise Diverged(str(error)) from error
