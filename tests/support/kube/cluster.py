@@ -17,6 +17,7 @@ from tests.support.kube import (
     arguments,
     base_image,
     folder,
+    images,
     node,
     port,
     process,
@@ -113,8 +114,8 @@ class Cluster(planes.ControlPlane):
     def stop(self) -> None:
         with contextlib.suppress(Exception):
             self.box.holder.kill()
+        self.node.remove_cgroups()
         super().stop()
-        remove_cgroups(self.node.cgroup)
 
     def node_ready(self) -> bool:
         with contextlib.suppress(OSError):
@@ -127,6 +128,10 @@ class Cluster(planes.ControlPlane):
     def load(self, image: Path) -> None:
         """An image archive into the node's own store: pods of its name start without any pull."""
         self._ctr("images", "import", str(image), seconds=300)
+
+    def push(self, part: str) -> str:
+        """One of Topcoat's images into the cluster's registry; the name that pods ask for."""
+        return images.push(part, node.REGISTRY, self.box.enter_network)
 
     def has_image(self, name: str) -> bool:
         return name in self._ctr("images", "list", "-q").split()
@@ -180,12 +185,3 @@ class Cluster(planes.ControlPlane):
         words = [str(kubeconfig), str(self.owned.path / "volumes"), self.node.name]
         command = [sys.executable, "-m", "tests.support.kube.storage", *words]
         return process.Program("storage", self.owned.path, command, {"PYTHONPATH": str(tools.ROOT)})
-
-
-def remove_cgroups(parent: str) -> None:
-    """The empty folders of containers that are gone, under every controller."""
-    root = Path("/sys/fs/cgroup")
-    for top in [root / parent.strip("/"), *root.glob(f"*/{parent.strip('/')}")]:
-        for path, _, _ in os.walk(top, topdown=False):
-            with contextlib.suppress(OSError):
-                Path(path).rmdir()

@@ -19,6 +19,8 @@ from tests.support.kube import base_image, tools
 PARTS = ("operator", "trainer")
 SBOM = "/usr/share/topcoat/sbom.cdx.json"
 BUILD_SECONDS = 3600
+# Names the other builder where both are installed.
+BUILDER = "TOPCOAT_BUILDER"
 # What of this machine's pip configuration a build needs.
 KEPT = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries", "default-timeout")
 CERTIFICATES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
@@ -52,14 +54,13 @@ def build(part: str) -> str:
 
 
 def builder() -> str:
-    """docker where its daemon answers, else buildah."""
-    if shutil.which("docker"):
-        asked = subprocess.run(["docker", "info"], check=False, capture_output=True, timeout=60)
-        if not asked.returncode:
-            return "docker"
-    if shutil.which("buildah"):
-        return "buildah"
-    raise NoImages("building images needs docker or buildah")
+    """buildah where it is installed, because the test cluster takes images from its store; else docker."""
+    if wish := os.environ.get(BUILDER):
+        return wish
+    for found in ("buildah", "docker"):
+        if shutil.which(found):
+            return found
+    raise NoImages("building images needs buildah or docker")
 
 
 def write_sbom(part: str, folder: Path) -> Path:
@@ -75,6 +76,13 @@ def write_sbom(part: str, folder: Path) -> Path:
     finally:
         _run("buildah", "rm", container)
     return target
+
+
+def inspect(part: str) -> str:
+    """All that an image says about itself: labels, environment, history."""
+    if builder() == "docker":
+        return _run("docker", "image", "inspect", name(part)) + _run("docker", "history", "--no-trunc", name(part))
+    return _run("buildah", "inspect", "--type=image", name(part))
 
 
 def push(part: str, registry: str, enter: Sequence[str] = ()) -> str:
@@ -126,11 +134,11 @@ def pip_settings() -> list[str]:
             asked = [python, "-m", "pip", "config", "list"]
             said = subprocess.run(asked, check=False, capture_output=True, text=True, timeout=60)
             if not said.returncode:
-                return _settings(said.stdout)
+                return settings(said.stdout)
     return []
 
 
-def _settings(said: str) -> list[str]:
+def settings(said: str) -> list[str]:
     found: dict[str, str] = {}
     for source, key, value in re.findall(r"^(global|install|:env:)\.([\w-]+)='(.*)'$", said, re.MULTILINE):
         if key in KEPT and (source == ":env:" or key not in found):

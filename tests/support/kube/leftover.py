@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.support.kube import cluster, folder, node
+from tests.support.kube import folder, node
 
 
 def clean() -> int:
@@ -18,6 +18,6 @@ def clean() -> int:
 def end(owned: folder.Owned) -> int:
     """Ends a cluster that this process did not start; how many of its processes were still running."""
     ended = folder.end_processes(owned.path)
-    cluster.remove_cgroups(node.Node(owned.path / "node", owned.name).cgroup)
+    node.Node(owned.path / "node", owned.name).remove_cgroups()
     owned.remove()
     return ended

@@ -3,7 +3,9 @@ and the registry. Spells files and arguments; cluster.py starts them."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ PAUSE = "localhost/pause:1"
 DOMAIN = "cluster.local"
 CNI_PLUGINS = Path("/usr/lib/cni")
 REGISTRY = "localhost:5000"
+CGROUPS = Path("/sys/fs/cgroup")
 CONTAINERD = """version = 2
 root = "{root}/containerd"
 state = "{root}/state"
@@ -24,6 +27,7 @@ state = "{root}/state"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause}"
   netns_mounts_under_state_dir = true
+  restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{plugins}"
     conf_dir = "{root}/cni"
@@ -54,10 +58,13 @@ class Node:
     def socket(self) -> Path:
         return self.root / "containerd.sock"
 
-    @property
-    def cgroup(self) -> str:
-        """The parent of all its containers; the name is the cluster's own."""
-        return f"/topcoat-{self.name}"
+    def remove_cgroups(self) -> None:
+        """The groups of this node's containers, when those are gone: the kernel keeps empty ones for ever."""
+        for container in (self.root / "state" / "io.containerd.runtime.v2.task" / "k8s.io").glob("*"):
+            for group in [CGROUPS / "k8s.io" / container.name, *CGROUPS.glob(f"*/k8s.io/{container.name}")]:
+                for path, _, _ in os.walk(group, topdown=False):
+                    with contextlib.suppress(OSError):
+                        Path(path).rmdir()
 
     def write(self, proxy: Path, dns: Path, registry_store: Path) -> None:
         """All configuration files; `proxy` and `dns` are kubeconfigs."""
@@ -116,7 +123,6 @@ class Node:
             # The machine's own cgroups are left as they are, whichever version they have.
             "failCgroupV1": False,
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": self.cgroup,
             "cgroupsPerQOS": False,
             "enforceNodeAllocatable": [],
             "failSwapOn": False,

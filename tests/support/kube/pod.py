@@ -69,7 +69,7 @@ class Pods:
         )
 
     def kubectl(self, *words: str, timeout_seconds: float = 90) -> str:
-        return self.plane.kubectl(*words, "-n", self.namespace, timeout_seconds=timeout_seconds)
+        return self.plane.kubectl("-n", self.namespace, *words, timeout_seconds=timeout_seconds)
 
     def status(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.kubectl("get", "pod", name, "-o", "json"))["status"]

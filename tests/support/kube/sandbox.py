@@ -24,9 +24,13 @@ echo 1 > /proc/sys/net/ipv4/ip_forward
 # Folders whose places are fixed in the programs. The holder ignores the end of children, so the kernel reaps orphans.
 MOUNTS = """
 for each in /run /var/lib/kubelet /var/lib/cni; do mkdir -p $each; mount -t tmpfs tmpfs $each; done
-trap '' CHLD
-exec sleep infinity
+exec env --ignore-signal=CHLD sleep infinity
 """
+
+
+def enter_network(holder: int) -> list[str]:
+    """Not `ip netns exec`, which mounts /sys anew: the kubelet would find no cgroups there."""
+    return ["nsenter", f"--net=/proc/{holder}/ns/net", "--"]
 
 
 class Sandbox:
@@ -49,8 +53,7 @@ class Sandbox:
 
     @property
     def enter_network(self) -> list[str]:
-        """Not `ip netns exec`, which mounts /sys anew: the kubelet would find no cgroups there."""
-        return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", "--"]
+        return enter_network(self.holder.pid)
 
     @property
     def enter(self) -> list[str]:
