@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from topcoat.api.report import EvaluationReport, TaskKind, VersionManifest
+from topcoat.api.report import TaskKind, VersionManifest
 from topcoat.api.section import Section
-from topcoat_trainer import files, model_file, seal
+from topcoat_trainer import model_file, seal
 from topcoat_trainer.data.problem import RowError
 from topcoat_trainer.errors import BaseModelError, TrainerError, UserInputError
 from topcoat_trainer.example import Message
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from topcoat_trainer.model import BaseModel
     from topcoat_trainer.render import Renderer
 
-RAW_FORMAT = "PromptCompletion"
 DEFAULT_TOKENS = 256
 UNBOUNDED_CONTEXT_TOKENS = 1 << 20
 
@@ -167,14 +166,8 @@ def _question(request: Request, folder: Path | None, manifest: VersionManifest |
         messages = (Message("system", system), *messages)
     task = request.task or (manifest.task if manifest else TaskKind.GENERATION)
     labels = request.labels or tuple(manifest.labels if manifest else ())
-    raw = request.raw or task is TaskKind.TEXT or (folder is not None and _is_raw(folder))
+    raw = request.raw or task is TaskKind.TEXT or (folder is not None and seal.learnt_raw_prompts(folder))
     return Question(messages, task, labels, raw, request.max_tokens)
-
-
-def _is_raw(folder: Path) -> bool:
-    """Whether the version learnt prompts as they stand, without a chat template; its evidence says so."""
-    path = folder / "evaluation.json"
-    return path.is_file() and EvaluationReport.model_validate(files.read_json(path)).dataset.format == RAW_FORMAT
 
 
 def _answered(base: BaseModel, question: Question, *, free: bool) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from topcoat.api.report import FileSeal, VersionManifest
+from topcoat.api.report import EvaluationReport, FileSeal, VersionManifest
 from topcoat_trainer import files
 from topcoat_trainer.errors import Corrupt, Diverged
 
 MANIFEST = "manifest.json"
 WEIGHTS = {"lora": "adapter_model.safetensors", "tail": "tail.safetensors"}
+EVALUATION = "evaluation.json"
+RAW_FORMAT = "PromptCompletion"
 HEADER_LIMIT_BYTES = 100 * 1024 * 1024
 # Bits of one number in safetensors' own names: (as numpy reads it, exponent mask). All exponent bits set means
 # infinite or not a number; so bfloat16 is judged too, which numpy does not have.
@@ -178,3 +180,9 @@ def verify(directory: Path, *, expected_digest: str | None = None, base_digest: 
             hint="load the base model that the manifest names",
         )
     return manifest
+
+
+def learnt_raw_prompts(directory: Path) -> bool:
+    """Whether a version learnt prompts as they stand, without a chat template; its evidence says so."""
+    path = directory / EVALUATION
+    return path.is_file() and EvaluationReport.model_validate(files.read_json(path)).dataset.format == RAW_FORMAT
