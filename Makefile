@@ -72,7 +72,7 @@ cluster-down: setup ## End what `make cluster` started; nothing of it stays
 pins: $(UV) ## Renew constraints/: the newest versions that pyproject.toml allows, with their hashes
 	@$(PIN) pyproject.toml --extra dev --output-file constraints/dev.txt
 	@$(PIN) pyproject.toml --extra operator --constraint constraints/dev.txt --output-file constraints/operator.txt
-	@$(PIN) pyproject.toml --extra trainer --constraint constraints/dev.txt --output-file constraints/trainer.txt
+	@$(PIN) pyproject.toml --extra trainer --extra serve --constraint constraints/dev.txt --output-file constraints/trainer.txt
 	@for tool in uv sbom go; do $(PIN) constraints/$$tool.in --output-file constraints/$$tool.txt; done
 	@$(PIN) constraints/demo-model.in --no-deps --output-file constraints/demo-model.txt
 

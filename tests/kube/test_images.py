@@ -15,6 +15,9 @@ IMPORTS = "import topcoat.api.run, importlib.metadata as m; print(m.version('top
 # What the operator's image must not carry, and what no image may.
 FOREIGN = ("torch", "transformers", "peft", "topcoat_trainer")
 BUILDING = ("pip", "hatchling", "uv", "cyclonedx_py")
+NOT_TRAINERS = ("kopf", "kubernetes", "typer", "topcoat.cli", "topcoat.plan", *BUILDING)
+# What building the trainer's image takes: PyTorch comes with its CUDA libraries.
+TRAINER_BYTES = 25 * 10**9
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,18 @@ def test_an_image_says_nothing_of_the_machine_that_built_it(operator_image: str)
     said = images.inspect("operator")
     assert "/run/secrets/ca" not in said
     assert all(setting.partition(" = ")[2] not in said for setting in images.pip_settings() if "://" in setting)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_trainers_image_has_all_that_its_pods_run_and_nothing_of_the_operator() -> None:
+    if why := clusters.missing(0 if images.built("trainer") else TRAINER_BYTES):
+        left_out.leave_out(f"the trainer's image: {why}")
+    images.build("trainer")
+    script = f"import torch, transformers, peft, topcoat_trainer.run, topcoat.api.run; {missing(NOT_TRAINERS)}"
+    assert images.run("trainer", "python", "-c", script) == "[]\n"
+    assert images.run("trainer", "python", "-c", IMPORTS) == f"{images.version()}\n"
+    assert "usage: torchrun" in images.run("trainer", "torchrun", "--help")
 
 
 def test_a_mirror_is_taken_from_pips_own_words() -> None:

@@ -53,6 +53,12 @@ def build(part: str) -> str:
     return name(part)
 
 
+def built(part: str) -> bool:
+    """Whether there is an image of this version; it may be of older code."""
+    command = {"docker": ["docker", "image", "inspect"], "buildah": ["buildah", "inspect", "--type=image"]}[builder()]
+    return not subprocess.run([*command, name(part)], check=False, capture_output=True, timeout=60).returncode
+
+
 def builder() -> str:
     """buildah where it is installed, because the test cluster takes images from its store; else docker."""
     if wish := os.environ.get(BUILDER):
@@ -67,15 +73,19 @@ def write_sbom(part: str, folder: Path) -> Path:
     """The list of what is in an image (CycloneDX), as the image itself carries it."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{part}-{version()}.cdx.json"
+    target.write_text(run(part, "cat", SBOM))
+    return target
+
+
+def run(part: str, *command: str) -> str:
+    """What a command prints in a container of the image, without any cluster."""
     if builder() == "docker":
-        target.write_text(_run("docker", "run", "--rm", "--entrypoint=cat", name(part), SBOM))
-        return target
+        return _run("docker", "run", "--rm", "--entrypoint=", name(part), *command)
     container = _run("buildah", "from", "--pull-never", name(part)).strip()
     try:
-        target.write_text(_run("buildah", "run", "--isolation=chroot", container, "cat", SBOM))
+        return _run("buildah", "run", "--isolation=chroot", container, "--", *command)
     finally:
         _run("buildah", "rm", container)
-    return target
 
 
 def inspect(part: str) -> str:
