@@ -9,6 +9,14 @@ import pytest
 from tests.support import operators
 from tests.support.kube import control_plane as planes
 
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+@pytest.fixture
+def namespace(new_namespace: Callable[..., str]) -> str:
+    """A tenant's namespace that admits restricted pods only: whatever we create must pass."""
+    return new_namespace(RESTRICTED)
+
 
 @pytest.fixture(scope="module")
 def operator(control_plane: planes.ControlPlane) -> Iterator[operators.Operator]:
@@ -30,12 +38,12 @@ def team(control_plane: planes.ControlPlane, namespace: str, operator: operators
 
 
 @pytest.fixture
-def fresh_operator(control_plane: planes.ControlPlane) -> Iterator[Callable[[list[str]], operators.Operator]]:
+def fresh_operator(control_plane: planes.ControlPlane) -> Iterator[Callable[..., operators.Operator]]:
     """Makes operators that are not started yet."""
     made: list[operators.Operator] = []
 
-    def make(watched: list[str], **settings: str) -> operators.Operator:
-        made.append(operators.Operator(control_plane, watched, settings))
+    def make(watched: list[str], gate: str = "", **settings: str) -> operators.Operator:
+        made.append(operators.Operator(control_plane, watched, settings, gate))
         made[-1].install()
         return made[-1]
 

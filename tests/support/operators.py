@@ -23,9 +23,14 @@ class Operator:
     """One installation: its own namespace, ServiceAccount and Lease; it watches the namespaces that it is given."""
 
     def __init__(
-        self, plane: control_plane.ControlPlane, watched: list[str], settings: Mapping[str, str] | None = None
+        self,
+        plane: control_plane.ControlPlane,
+        watched: list[str],
+        settings: Mapping[str, str] | None = None,
+        gate: str = "",
     ) -> None:
-        self.plane = plane
+        """`gate`: an address to go through instead of straight to the API server."""
+        self.plane, self.gate = plane, gate
         self.namespace = f"op-{secrets.token_hex(4)}"
         self.watched = watched
         self.settings = dict(settings or {})
@@ -49,6 +54,10 @@ class Operator:
         kinds = {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
         self.plane.apply_objects([body for body in found if body["kind"] in kinds])
         kubeconfig = self.plane.service_account_kubeconfig(self.namespace, "topcoat")
+        if self.gate:
+            path = kubeconfig.with_name(f"{kubeconfig.name}-gate")
+            path.write_text(kubeconfig.read_text().replace(self.plane.server.url, self.gate))
+            kubeconfig = path
         environment = {
             "KUBECONFIG": str(kubeconfig),
             "TOPCOAT_POD_NAME": "operator-0",
@@ -63,7 +72,8 @@ class Operator:
         }
         command = [sys.executable, "-m", "topcoat.handlers"]
         folder = self.plane.owned.path
-        self._program = process.Program(f"operator-{self.namespace}", folder, command, environment)
+        name = f"operator-{self.namespace}-{environment['TOPCOAT_POD_NAME']}"
+        self._program = process.Program(name, folder, command, environment)
 
     def start(self) -> None:
         """Returns when it leads and has seen everything."""
@@ -72,6 +82,12 @@ class Operator:
         assert self._program is not None
         self._program.start()
         process.wait_until("the operator", self.ready, [self._program])
+
+    def start_waiting(self) -> None:
+        """Returns when it answers, whoever has the Lease."""
+        assert self._program is not None
+        self._program.start()
+        process.wait_until("the operator", lambda: self.get("/healthz")[0] == 200, [self._program])
 
     def stop(self) -> None:
         if self._program is not None:

@@ -45,6 +45,7 @@ class Exit(IntEnum):
     UNREACHABLE = 17
     BUDGET = 18
     CHECKPOINTED = 19
+    PEER_LOST = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,14 @@ MEANINGS: tuple[ExitMeaning, ...] = (
         Retry.RESUME,
         "the run was asked to stop and saved a checkpoint first",
         "it goes on from the checkpoint with the next attempt",
+    ),
+    ExitMeaning(
+        Exit.PEER_LOST,
+        Category.INFRASTRUCTURE,
+        "PeerLost",
+        Retry.RESUME,
+        "another process or pod of the run is gone",
+        "look at the run's other pods; it goes on from the checkpoint with the next attempt",
     ),
 )
 

@@ -38,6 +38,16 @@ class ServerFile(Lenient):
     """Tuned versions on the device at once."""
     max_rank: Annotated[int, Field(ge=1)] = 64
     """Highest rank that is accepted."""
+    max_running: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Requests that take turns on the device at once."""
+    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = 64
+    """Requests that may wait besides; the next one is told to come again (429)."""
+    request_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    """A request takes no longer, waiting included."""
+    notice_seconds: Annotated[int, Field(ge=0, le=600)] = 3
+    """When asked to stop: how long requests are still taken, unready already, until nobody sends them here."""
+    drain_seconds: Annotated[int, Field(ge=0, le=3600)] = 25
+    """After that: how long answers may take to end. Both together are less than the pod's termination grace."""
     admin_token_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of the operator's token for this server. A hash of a random token tells nothing, so it may be read."""
 
@@ -70,7 +80,8 @@ class AliasFile(Lenient):
     job: Name
     """Its FineTuneJob."""
     generation: Annotated[int, Field(ge=1)]
-    """Counts changes of this file; an older one is never followed."""
+    """Counts changes of this file; an older one is never followed. An alias that was dropped and comes again
+    counts on, or is heard only once its file was seen to be gone."""
     versions: Annotated[tuple[WantedVersion, ...], Field(max_length=16)] = ()
     """What shall be loaded: what answers, what is to answer next, and what one may go back to."""
     targets: Annotated[tuple[Target, ...], Field(max_length=8)] = ()

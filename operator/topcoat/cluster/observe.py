@@ -154,7 +154,7 @@ def _attempt(known: memory.Memory, job: finetunejob.FineTuneJob) -> observed.Att
         started_at=_started_at(known, newest),
         ended_at=newest.ended_at,
         input_hash=mine.input_hash if mine else newest.key,
-        trigger=mine.trigger if mine else "",
+        trigger=mine.trigger if mine else newest.trigger,
         progress=_progress(job, newest),
         exit_code=code if ended else None,
         termination=word if ended else None,

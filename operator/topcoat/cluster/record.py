@@ -33,6 +33,8 @@ class JobRecord:
     key: str
     versions: str
     """Address of its versions folder."""
+    trigger: str
+    """Why its run started."""
     created_at: datetime
     suspended: bool
     ended_at: datetime | None
@@ -89,6 +91,7 @@ def job(body: Json) -> JobRecord:
         attempt=_whole(labels.get(metadata.ATTEMPT)),
         key=annotations.get(metadata.KEY, ""),
         versions=annotations.get(metadata.VERSIONS, ""),
+        trigger=annotations.get(metadata.TRIGGER, ""),
         created_at=_moment(meta.get("creationTimestamp")) or LONG_AGO,
         suspended=bool(spec.get("suspend")),
         ended_at=_moment(over.get("lastTransitionTime")) or LONG_AGO if over else None,

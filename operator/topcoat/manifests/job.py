@@ -65,9 +65,10 @@ def job(platform: pod.Platform, child: Child) -> Json:
     meta = metadata.child(child.owner, child.suffix, labels)
     if child.queue_name and child.role is Role.TRAIN:
         meta["labels"] = {**meta["labels"], metadata.QUEUE: child.queue_name}
-    # Where its versions lie and what it was asked come back with its answer, whatever the manifest says by then.
+    # What comes back with its answer, whatever manifest and status say by then.
     meta["annotations"] = {
         metadata.KEY: child.key,
+        metadata.TRIGGER: child.run_file.trigger,
         metadata.VERSIONS: claim.versions_address(child.output, child.owner),
     }
     pod_labels = {name: value for name, value in meta["labels"].items() if name != metadata.QUEUE}

@@ -22,6 +22,7 @@ PROFILE = f"{metadata.GROUP}/profile"
 RUN_FILE = f"{metadata.GROUP}/run-file"
 KEY = f"{metadata.GROUP}/key"
 VERSIONS = f"{metadata.GROUP}/versions"
+TRIGGER = f"{metadata.GROUP}/trigger"
 QUEUE = "kueue.x-k8s.io/queue-name"
 FIELD_MANAGER = "topcoat"
 

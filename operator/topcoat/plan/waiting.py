@@ -14,7 +14,7 @@ from topcoat.plan.intent import Headline, Kind, Stage, Word
 
 GRACE_SECONDS = 60.0
 # Every pod waits a moment for its volume and its node; saying so each time would be a write for nothing.
-QUIET_SECONDS = 10.0
+QUIET_SECONDS = 30.0
 LOOK_AGAIN_SECONDS = 15.0
 
 
