@@ -90,11 +90,12 @@ def test_every_write_may_go_wrong_in_every_way(story: Story) -> None:
     for number in range(1, undisturbed + 1):
         fault = faults[number % len(faults)]
         clear(team)
+        operator.stop()  # one that has just started knows of nothing, and asks for the claims and policies again
         gate.plan = Plan(number, fault, operator.kill)
         found = lived(team, operator)
         assert found == reference, f"write {number} ({gate.plan.writes[number - 1]}) {fault}"
         tried += gate.plan.happened
-    assert tried >= undisturbed - 3  # the last writes are news that a shorter way may leave out
+    assert tried >= undisturbed - 2  # the last writes are news that a shorter way may leave out
 
 
 def clear(team: Team) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
+
+import uvloop
 
 from topcoat.cluster import client, lease
 from topcoat.handlers import lifecycle, log, login, settings
@@ -22,7 +23,7 @@ def main() -> int:
     log.set_up(wanted.log_level, wanted.log_format)
     code = 0
     try:
-        asyncio.run(lifecycle.run(wanted))
+        uvloop.run(lifecycle.run(wanted))
     except* lease.Lost as lost:
         logger.warning("the Lease is lost, so this process ends: %s", lost.exceptions[0])
         code = 1
