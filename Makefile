@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup venv demo test quick lint fix generate images cluster cluster-down pins clean
+.PHONY: help setup venv demo test quick lint fix generate manifests images cluster cluster-down pins clean
 
 # The first of these that is recent enough. Say PYTHON=/path/to/python to use another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -57,8 +57,11 @@ fix: setup ## Mend style where a tool can
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-generate: setup ## Write again what is generated from the API: crds/ and docs/reference/
+generate: setup ## Write again what is generated: crds/, docs/reference/, most of charts/
 	@$(BIN)/python tools/generate.py
+
+manifests: setup ## Write again deploy/install.yaml, from the chart, with Helm
+	@$(BIN)/python tools/install_manifest.py
 
 images: setup ## Build the images topcoat/operator and topcoat/trainer with docker or buildah, and their lists of contents
 	@$(BIN)/python -m tests.support.kube images

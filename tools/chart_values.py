@@ -1,6 +1,6 @@
 """All that one can say to the chart, described once. values.yaml, its schema and its pages are spelled from here.
 
-A default that the operator has itself is repeated here; a test compares the two.
+A default that the operator has itself is repeated here; tests/charts compares the two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ShortNameOrEmpty = Annotated[str, StringConstraints(pattern=r"^([a-z0-9]([-a-z0-
 Port = Annotated[int, Field(ge=1, le=65535)]
 Texts = dict[str, str]
 Json = dict[str, Any]
-PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+PullPolicy = Literal["", "Always", "IfNotPresent", "Never"]
 
 
 class Values(BaseModel):
@@ -28,15 +28,16 @@ class Values(BaseModel):
 
 class Image(Values):
     registry: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._/-]+)?)?$")] = ""
-    """Registry, with a path if there is one: `registry.example.com/ml`. Empty: what the node's runtime takes."""
+    """Registry, with a path if there is one: `registry.example.com/ml`. Empty: the image is on the nodes already."""
     repository: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/-]*$")]
     """Repository."""
     tag: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$")] = ""
     """Tag. Empty: the chart's appVersion."""
     digest: Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
     """Digest, `sha256:…`. It decides, whatever the tag says."""
-    pull_policy: PullPolicy = "IfNotPresent"
-    """Pull policy."""
+    pull_policy: PullPolicy = ""
+    """Pull policy. Empty: `IfNotPresent` with a registry; without one `Never`, as the name could be anybody's on a
+    public registry."""
 
 
 class TrainerImage(Image):
@@ -162,16 +163,16 @@ class Chart(Values):
     """Values of the chart."""
 
     name_override: ShortNameOrEmpty = ""
-    """Replaces the chart's name in names and labels."""
+    """Replaces the chart's name in the names of objects."""
     fullname_override: ShortNameOrEmpty = ""
     """Replaces the full name of the release."""
     replicas: Annotated[int, Field(ge=0, le=2)] = 1
     """Operator pods. With 2, one works and the other waits for its lease. Runs and servers need none of them."""
     watch_namespaces: Annotated[list[DnsLabel], Field(json_schema_extra={"uniqueItems": True})] = []
     """Namespaces whose FineTuneJobs are looked after. Empty: all."""
-    image: Image = Image(repository="topcoat-operator")
+    image: Image = Image(repository="topcoat/operator")
     """The operator's image."""
-    trainer_image: TrainerImage = TrainerImage(repository="topcoat-trainer")
+    trainer_image: TrainerImage = TrainerImage(repository="topcoat/trainer")
     """Image of the pods that prepare, train, inspect and serve, where a profile names none."""
     image_pull_secrets: Annotated[list[PullSecret], Field(json_schema_extra={"uniqueItems": True})] = []
     """Secrets for pulling images. Trainer pods name them too: they must exist in the namespaces of your jobs."""
@@ -193,6 +194,8 @@ class Chart(Values):
     """Lease of the working replica."""
     resync_seconds: Annotated[int, Field(ge=10, le=86400)] = 300
     """How often, in seconds, everything is looked at although nothing was heard of it."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 16
+    """Objects looked at at the same time."""
     log: Log = Log()
     """Logs."""
     metrics: Metrics = Metrics()

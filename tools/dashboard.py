@@ -59,6 +59,10 @@ OPERATOR = (
         "reqps",
     ),
     Panel(
+        "Looks that failed",
+        ((f"sum by (kind) (increase(topcoat_reconcile_failures_total[{_INTERVAL}]))", "{{kind}}"),),
+    ),
+    Panel(
         "Requests to the API server",
         (("sum by (verb, resource) (rate(topcoat_api_requests_total[$__rate_interval]))", "{{verb}} {{resource}}"),),
         "reqps",
@@ -88,7 +92,7 @@ TUNING = (
     ),
     Panel("Verdicts", (("sum by (verdict) (increase(topcoat_promotions_total[$__range]))", "{{verdict}}"),)),
     Panel("Runs that ended", (("sum by (result) (increase(topcoat_runs_total[$__range]))", "{{result}}"),)),
-    Panel("Time of a run's stages", _percentiles("topcoat_run_duration_seconds", "stage"), "s"),
+    Panel("Time of a run", _percentiles("topcoat_run_duration_seconds", "result"), "s"),
     Panel("Time waited for a pod", _percentiles("topcoat_queue_wait_seconds"), "s"),
     Panel("Versions that serve", ((f"topcoat_adapter_info{_JOBS}", ""),), kind="table", width=24),
 )

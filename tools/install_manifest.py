@@ -1,9 +1,10 @@
 """Writes deploy/install.yaml: the chart as Helm spells it with its defaults, for people without Helm. `make manifests`
-runs it. Helm is $HELM, or the one that the tests use.
+runs it. Helm is $HELM, or the one that the tests use. `--check` writes nothing and fails when the file differs.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -45,11 +46,19 @@ def _helm() -> Path:
 
 
 def main() -> int:
-    """Write the file if it is not what it should be."""
+    """Write the file, or with --check only compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the file is stale")
+    check = parser.parse_args().check
     text = manifest(_helm())
-    if not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
-        TARGET.write_text(text, encoding="utf-8")
-        print(f"wrote {TARGET.relative_to(ROOT)}")
+    if TARGET.is_file() and TARGET.read_text(encoding="utf-8") == text:
+        return 0
+    name = TARGET.relative_to(ROOT)
+    if check:
+        print(f"{name} is stale: run `make manifests`", file=sys.stderr)
+        return 1
+    TARGET.write_text(text, encoding="utf-8")
+    print(f"wrote {name}")
     return 0
 
 

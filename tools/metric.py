@@ -26,8 +26,8 @@ class Metric:
 _JOB = ("namespace", "finetunejob")
 METRICS = (
     Metric("topcoat_finetunejobs", "gauge", ("phase",), "FineTuneJobs by phase"),
-    Metric("topcoat_runs_total", "counter", ("result",), "runs that ended, `Sealed` or `Failed`"),
-    Metric("topcoat_run_duration_seconds", "histogram", ("stage",), "time that a stage of a run took"),
+    Metric("topcoat_runs_total", "counter", ("result",), "runs that ended: `Sealed`, or the category of the failure"),
+    Metric("topcoat_run_duration_seconds", "histogram", ("result",), "time from a run's start to its end"),
     Metric("topcoat_queue_wait_seconds", "histogram", (), "time from a trainer Job's creation to its pod's start"),
     Metric("topcoat_train_loss", "gauge", _JOB, "loss of the run that trains now"),
     Metric("topcoat_train_tokens_total", "counter", _JOB, "tokens that were trained on"),
@@ -39,7 +39,8 @@ METRICS = (
     ),
     Metric("topcoat_promotions_total", "counter", ("verdict",), "verdicts: `Promote`, `Reject`, `Inconclusive`"),
     Metric("topcoat_adapter_info", "gauge", (*_JOB, "version", "digest"), "1 for the version that serves"),
-    Metric("topcoat_reconcile_duration_seconds", "histogram", (), "time to look at one object and act"),
+    Metric("topcoat_reconcile_duration_seconds", "histogram", ("kind",), "time to look at one object and act"),
+    Metric("topcoat_reconcile_failures_total", "counter", ("kind",), "looks that failed and are repeated"),
     Metric("topcoat_queue_depth", "gauge", (), "objects that wait to be looked at"),
     Metric("topcoat_api_requests_total", "counter", ("verb", "resource", "code"), "requests to the Kubernetes API"),
     Metric("topcoat_build_info", "gauge", ("version",), "1; the version is a label"),

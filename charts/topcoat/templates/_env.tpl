@@ -13,9 +13,11 @@
 - name: TOPCOAT_TRAINER_IMAGE
   value: {{ include "topcoat.image" (dict "image" .Values.trainerImage "registry" .Values.image.registry "context" .) }}
 - name: TOPCOAT_IMAGE_PULL_POLICY
-  value: {{ .Values.trainerImage.pullPolicy }}
+  value: {{ include "topcoat.pullPolicy" (dict "image" .Values.trainerImage "registry" .Values.image.registry) }}
 - name: TOPCOAT_IMAGE_PULL_SECRETS
   value: {{ range $index, $secret := .Values.imagePullSecrets }}{{ if $index }},{{ end }}{{ $secret.name }}{{ else }}""{{ end }}
+- name: TOPCOAT_WORKERS
+  value: {{ .Values.workers | quote }}
 - name: TOPCOAT_LEASE_NAME
   value: {{ include "topcoat.leaseName" . }}
 - name: TOPCOAT_LEASE_SECONDS

@@ -19,15 +19,16 @@
 {{- printf "%s-%s" .Release.Namespace (include "topcoat.fullname" .) }}
 {{- end }}
 
+{{- /* The first and the last say to policies in other namespaces who the operator is, so they never change. */ -}}
 {{- define "topcoat.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "topcoat.name" . }}
+app.kubernetes.io/name: topcoat
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end }}
 
 {{- define "topcoat.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/name: {{ include "topcoat.name" . }}
+app.kubernetes.io/name: topcoat
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -47,6 +48,11 @@ app.kubernetes.io/part-of: topcoat
 {{- with .image.registry | default .registry }}{{ . }}/{{ end }}
 {{- .image.repository }}:{{ .image.tag | default .context.Chart.AppVersion }}
 {{- with .image.digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{- /* A name without a registry means a public one to most nodes, where it may belong to anybody. */ -}}
+{{- define "topcoat.pullPolicy" -}}
+{{- .image.pullPolicy | default (ternary "IfNotPresent" "Never" (not (empty (.image.registry | default .registry)))) }}
 {{- end }}
 
 {{- define "topcoat.leaseName" -}}
