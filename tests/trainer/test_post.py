@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.operators import Operator
+from tests.support.listeners import Operator
 from topcoat.api.report import Progress
 from topcoat_trainer import post
 from topcoat_trainer.progress import Reporter

@@ -111,7 +111,13 @@ def threads() -> int:
     quota = _read(CGROUP / "cpu.max").split()
     if len(quota) == 2 and quota[0].isdecimal() and quota[1].isdecimal() and int(quota[1]) > 0:
         count = min(count, max(1, int(quota[0]) // int(quota[1])))
-    return count
+    return max(1, count // neighbours())
+
+
+def neighbours() -> int:
+    """Processes of this run that share this machine's processors and memory."""
+    found = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(found)) if found.isdecimal() else 1
 
 
 def use_threads(count: int = 0) -> int:
@@ -133,7 +139,7 @@ def available_bytes(device: Device | None = None) -> int:
         # Pages of files count as used, but are given back on demand.
         statistics = dict(line.split() for line in _read(CGROUP / "memory.stat").splitlines() if line.count(" ") == 1)
         free = min(free, int(limit) - int(used) + int(statistics.get("inactive_file", "0")))
-    return max(0, free)
+    return max(0, free) // neighbours()
 
 
 def _read(path: Path) -> str:

@@ -16,13 +16,15 @@ NAME = "diary.json"
 
 
 class Diary:
-    """The stages of a run, in the order in which they first began."""
+    """The stages of a run, in the order in which they first began. Without a folder nothing is kept."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
+    def __init__(self, folder: Path | None) -> None:
+        self._path = folder / NAME if folder else None
         self.started_at = progress.now()
         self.costs: dict[str, StageCost] = {}
-        self.on_gpu = False
+        self.gpus = 0  # of all processes of the run: also those that wait are taken
+        if self._path is None:
+            return
         with contextlib.suppress(OSError, Corrupt, KeyError, TypeError, ValueError):
             known: dict[str, Any] = files.read_json(self._path)
             self.started_at = str(known["startedAt"])
@@ -44,9 +46,11 @@ class Diary:
             stage=name,
             seconds=round(before.seconds + wall, 3),
             cpu_seconds=round(before.cpu_seconds + cpu, 3),
-            gpu_seconds=round(before.gpu_seconds + (wall if self.on_gpu else 0.0), 3),
+            gpu_seconds=round(before.gpu_seconds + wall * self.gpus, 3),
         )
 
     def keep(self) -> None:
+        if self._path is None:
+            return
         stages = [cost.as_json() for cost in self.costs.values()]
         files.write_json(self._path, {"startedAt": self.started_at, "stages": stages})

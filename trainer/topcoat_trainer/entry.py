@@ -31,6 +31,7 @@ def parser(module: str, description: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog=f"topcoat_trainer.{module}", description=description)
     made.add_argument("--run-file", type=Path, required=True, help="JSON file written by the planner")
     made.add_argument("--last-word", type=Path, help="file that the last word is written to, besides the run's folder")
+    made.set_defaults(quiet=False)
     return made
 
 
@@ -42,7 +43,8 @@ def carry_out(options: argparse.Namespace, work: Work) -> int:
         if options.last_word is not None:
             last_word.tell(options.last_word, word)
     if word.outcome is Outcome.FAILED:
-        sys.stderr.write(f"{word.message}. To fix it: {word.hint}\n")
+        if not options.quiet:
+            sys.stderr.write(f"{word.message}. To fix it: {word.hint}\n")
         return word.exit_code
     return 0
 

@@ -10,7 +10,9 @@ TrainerError
 ├── Corrupt             a file differs from its recorded digest             exit 16
 ├── Unreachable         a source did not answer                             exit 17
 ├── BudgetExceeded      the GPU-hour budget is used up                      exit 18
-└── Stopped             asked to stop; a checkpoint is saved                exit 19
+├── Stopped             asked to stop; a checkpoint is saved                exit 19
+├── PeerLost            another process of the run is gone                  exit 20
+└── Ended               another process of the run said how it ended        its exit code
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from topcoat.api.exits import BY_CODE, Exit
+from topcoat.api.report import Termination
 
 
 class TrainerError(Exception):
@@ -74,3 +77,15 @@ class BudgetExceeded(TrainerError):
 
 class Stopped(TrainerError):
     exit_code = Exit.CHECKPOINTED
+
+
+class PeerLost(TrainerError):
+    exit_code = Exit.PEER_LOST
+
+
+class Ended(TrainerError):
+    """The run has ended, well or not; the last word was said by another of its processes."""
+
+    def __init__(self, word: Termination) -> None:
+        super().__init__(word.message, hint=word.hint)
+        self.word = word

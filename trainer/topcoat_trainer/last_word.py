@@ -16,7 +16,7 @@ from pathlib import Path
 from topcoat.api.exits import BY_CODE
 from topcoat.api.report import EvaluationReport, EvaluationSummary, Outcome, PrepareReport, Termination
 from topcoat_trainer import files
-from topcoat_trainer.errors import OutOfMemory, StorageFull, TrainerError
+from topcoat_trainer.errors import Ended, OutOfMemory, StorageFull, TrainerError
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +113,8 @@ def summary(report: EvaluationReport) -> EvaluationSummary:
 
 
 def failed(error: TrainerError) -> Termination:
+    if isinstance(error, Ended):
+        return error.word
     meaning = BY_CODE[error.exit_code.value]
     place = f"{error.where}: " if error.where else ""
     return Termination(

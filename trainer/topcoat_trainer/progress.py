@@ -37,9 +37,11 @@ def percentage(stage: str, share: float) -> int:
 
 
 class Reporter:
-    """Says how far the run is. `sink` gets the same (a POST to the operator, say) and may not raise."""
+    """Says how far the run is; without a path, in memory only. `sink` gets the same, a POST say, and may not raise."""
 
-    def __init__(self, path: Path, sink: Sink | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, path: Path | None, sink: Sink | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.path = path
         self.sink = sink
         self.clock = clock
@@ -102,7 +104,8 @@ class Reporter:
             return
         self._written_at = self.clock()
         try:
-            files.write_json(self.path, self.progress.as_json())
+            if self.path is not None:
+                files.write_json(self.path, self.progress.as_json())
         except Exception as error:  # noqa: BLE001 - progress is for people; it never ends a run
             logger.warning("progress could not be written: %s", error)
         if self.sink is not None:

@@ -11,17 +11,19 @@ import fcntl
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from topcoat.api.report import EvaluationReport, Outcome, PrepareReport, Termination
 from topcoat.api.run import RunFile
 from topcoat_trainer import entry, files, last_word, post, prepare, seal
+from topcoat_trainer import ranks as ranks_room
 from topcoat_trainer.diary import Diary
-from topcoat_trainer.errors import Corrupt, TrainerError
+from topcoat_trainer.errors import Corrupt, PeerLost, TrainerError
 from topcoat_trainer.loop.stop import Stop
 from topcoat_trainer.progress import Reporter, Sink
+from topcoat_trainer.ranks import Ranks
 from topcoat_trainer.writer import Claim
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Job:
     reporter: Reporter
     diary: Diary
     claim: Claim
+    ranks: Ranks
 
     @property
     def version_folder(self) -> Path:
@@ -61,11 +64,13 @@ def work(job: Job) -> Termination:
     with job.stage("Loading"):
         prepared = prepare.prepare(job.run)
         _check_inputs(job, prepared)
+        job.ranks.say("prepared", prepared.model_dump_json(by_alias=True))
         from topcoat_trainer import candidate, stage
 
         material = stage.load(job, prepared)
         tail = stage.attach(job, material)
     learnt = stage.train(job, tail, material)
+    job.ranks.part()
     with job.stage("Evaluating"):
         exported = candidate.export(job, material, learnt)
         report = candidate.judge(job, exported, material, learnt)
@@ -152,27 +157,71 @@ def posting() -> Iterator[Sink | None]:
             posted.close()
 
 
-def attempt(run: RunFile, stop: Stop) -> Termination:
+def attempt(run: RunFile, stop: Stop, told: Path | None = None) -> Termination:
     """Does the work, and turns whatever happens into a last word. Raises only when another process has the run."""
-    folder = Path(run.paths.run)
+    folder, claim = Path(run.paths.run), Claim(Path(run.paths.run))
 
-    claim = Claim(folder)
-
-    def all_of_it() -> Termination:
-        last_word.reserve(folder)
-        claim.take()
-        _sweep(folder)
-        with posting() as sink:
-            return work(Job(run, folder, stop, Reporter(folder / "progress.json", sink), Diary(folder), claim))
-
-    with alone(folder):
-        word = entry.said(all_of_it, stop)
+    def final(word: Termination) -> Termination:
+        """The word as it is left in the run's folder."""
         if not claim.holds() and word.outcome is Outcome.FAILED:
             word = last_word.failed(claim.lost())  # whatever it was: the replacement may have swept it away
         word = word.model_copy(update={"attempt": run.attempt})
         if claim.holds():
             entry.keep(folder, word)
         return word
+
+    def all_of_it() -> Termination:
+        last_word.reserve(folder)
+        claim.take()
+        _sweep(folder)
+        with posting() as sink, gathered(stop, lambda word: _bail(final(word), told)) as ranks:
+            job = Job(run, folder, stop, Reporter(folder / "progress.json", sink), Diary(folder), claim, ranks)
+            return ranks.concluded(entry.said(lambda: work(job), stop))
+
+    if int(os.environ.get("RANK", "0")):
+        return entry.said(lambda: _following(run, stop, told), stop)
+    with alone(folder):
+        return final(entry.said(all_of_it, stop))
+
+
+def _following(run: RunFile, stop: Stop, told: Path | None) -> Termination:
+    folder = Path(run.paths.run)
+    with gathered(stop, lambda word: _bail(word, told)) as ranks:
+        job = Job(run, folder, stop, Reporter(None), Diary(None), Claim(folder), ranks)
+        return ranks.concluded(entry.said(lambda: follow(job), stop))
+
+
+def follow(job: Job) -> Termination:
+    """What every process of a run but the first does: the same training, writing nothing. Then it waits for the end."""
+    prepared = PrepareReport.model_validate_json(job.ranks.hear("prepared"))
+    from topcoat_trainer import stage
+
+    with job.stage("Loading"):
+        material = stage.load(job, prepared)
+        tail = stage.attach(job, material)
+    try:
+        stage.train(job, tail, material)
+    except TrainerError:
+        if not job.ranks.agreed:
+            raise
+    return job.ranks.wait_for_end()
+
+
+@contextlib.contextmanager
+def gathered(stop: Stop, bail: Callable[[Termination], None]) -> Iterator[Ranks]:
+    """The processes of this run, found and watched: one that hangs when the others have ended is ended by `bail`."""
+    with ranks_room.gathered(stop.check) as found:
+        if not found.alone:
+            lost = PeerLost("another process of this run was lost")
+            ranks_room.Watch(found, bail, lambda: last_word.failed(lost)).start()
+        yield found
+
+
+def _bail(word: Termination, told: Path | None) -> None:
+    """Ends a process that cannot end itself: it waits in a GPU's queue for somebody who is gone."""
+    if told is not None:
+        last_word.tell(told, word)
+    os._exit(word.exit_code)
 
 
 def _sweep(folder: Path) -> None:
@@ -185,9 +234,17 @@ def _sweep(folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Carries out one run; the exit code is one of topcoat.api.exits."""
     options = entry.parser("run", "Train, judge and seal one version.").parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    return entry.carry_out(options, attempt)
+    if int(os.environ.get("LOCAL_RANK", "0")):
+        options.last_word, options.quiet = None, True  # one process of each pod speaks for it
+    who = f" rank {os.environ['RANK']}:" if int(os.environ.get("RANK", "0")) else ""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s{who} %(message)s", force=True)
+    return entry.carry_out(options, lambda run, stop: attempt(run, stop, options.last_word))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # NCCL's threads may wait for a rank that is gone, and would not let the process end.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -74,11 +74,11 @@ class Learnt:
 def load(job: Job, prepared: PrepareReport) -> Material:
     """The base model in memory, and the rows, rendered and split exactly as the prepare stage did."""
     run = job.run
-    device = devices.choose(run.training.precision)
+    device = devices.choose(run.training.precision, job.ranks.device)
     devices.check_method(run.method.type, device)
     devices.use_threads()
     devices.deterministic(run.training.seed, device)
-    job.diary.on_gpu = device.is_gpu
+    job.diary.gpus = job.ranks.size if device.is_gpu else 0
     base = _base_model(job, prepared, device)
     renderer = prepare.renderer(run, base.facts)
     data = dataset.assemble(prepare.data_files(run.dataset, source.places(run)), run.dataset, renderer)
@@ -144,7 +144,8 @@ def _start_from_promoted(job: Job, tail: Tail) -> str:
 
 def train(job: Job, tail: Tail, material: Material) -> Learnt:
     """Trains the tail, from the newest checkpoint if there is one; a finished training is not repeated."""
-    notes = [_start_from_promoted(job, tail), *material.base.notes, *tail.notes]
+    several = "" if job.ranks.alone else f"trained by {job.ranks.size} processes"
+    notes = [_start_from_promoted(job, tail), several, *material.base.notes, *tail.notes]
     with job.stage("Caching"):
         course = _course(job, tail, material)
         loop = Loop(course)
@@ -159,7 +160,7 @@ def _course(job: Job, tail: Tail, material: Material) -> Course:
     run, device = job.run, material.device
     facts = material.base.facts
     room = survey.Room(device, tail.boundary, facts.hidden_size, facts.vocabulary_size)
-    settings = courses.settings(run, gpus=1 if device.is_gpu else 0)
+    settings = courses.settings(run, gpus=job.ranks.size if device.is_gpu else 0)
     view = survey.view(tail.model, material.rows, packing=settings.packing)
     return Course(
         model=tail.model,
@@ -175,6 +176,7 @@ def _course(job: Job, tail: Tail, material: Material) -> Course:
         view=view,
         dtype=device.dtype,
         fence=job.claim.demand,
+        ranks=job.ranks,
     )
 
 

@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from tests.support import operators, runs
+from tests.support import listeners, runs
 from topcoat.api.exits import Exit
 from topcoat.api.report import EvaluationReport, EvaluationSummary, Outcome, Termination
 from topcoat_trainer import files, last_word, post, prepare, probe, run, seal, stage
@@ -106,7 +106,7 @@ def test_progress_is_posted_from_the_first_stage_to_the_seal(
 ) -> None:
     path = runs.run_file(tmp_path, tiny, cache=unbroken / "cache")
     (tmp_path / "token").write_text("t")
-    with operators.Operator() as server:
+    with listeners.Operator() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv(post.URL, server.address(tmp_path).url)
         monkeypatch.setenv(post.TOKEN, str(tmp_path / "token"))

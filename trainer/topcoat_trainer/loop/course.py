@@ -24,6 +24,7 @@ from topcoat_trainer.example import TokenRow
 from topcoat_trainer.loop import loss as losses
 from topcoat_trainer.loop.stop import Stop
 from topcoat_trainer.progress import Reporter
+from topcoat_trainer.ranks import Ranks
 
 # What surrounds the model's forward for a batch: an activation cache that knows the batch's rows, or nothing.
 Around = Callable[[Batch], AbstractContextManager[object]]
@@ -117,6 +118,8 @@ class Course:
     dtype: torch.dtype = torch.float32
     fence: Callable[[], None] = lambda: None
     """Raises where another process took the run over: asked before anything is written for good."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """The processes that share this training; only the first of them writes."""
 
     @property
     def device(self) -> torch.device:

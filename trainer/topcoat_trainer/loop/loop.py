@@ -1,4 +1,4 @@
-"""The training loop: resume, step, watch, checkpoint, until done. Written once, for CPU and GPU.
+"""The training loop: resume, step, watch, checkpoint, until done. Written once, for CPU, GPU and ranks.
 
 Loss is the mean over the step's learnt tokens, whatever the micro-batches; nothing that is not finite is kept.
 A step depends on (seed, step number, weights) alone, so a run that was killed ends bit for bit as one that was not.
@@ -6,17 +6,19 @@ A step depends on (seed, step number, weights) alone, so a run that was killed e
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import logging
 import math
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from topcoat_trainer import batches, layers
-from topcoat_trainer.errors import BudgetExceeded, Diverged, OutOfMemory, Stopped
+from topcoat_trainer.errors import BudgetExceeded, Diverged, Ended, OutOfMemory, PeerLost, Stopped
 from topcoat_trainer.loop import loss as losses
 from topcoat_trainer.loop import optimizer as optimizers
 from topcoat_trainer.loop.checkpoint import Checkpoint, Store
@@ -51,6 +53,7 @@ class Loop:
 
     def __init__(self, course: Course) -> None:
         self.course = course
+        self.ranks = course.ranks
         self.order = course.settings.order(len(course.rows))
         self.parameters = {name: p for name, p in course.model.named_parameters() if p.requires_grad}
         self.untrained = fingerprint(self.parameters)
@@ -66,6 +69,12 @@ class Loop:
 
     def resume(self) -> bool:
         """Goes to the newest valid checkpoint, or to the beginning. Whether steps are left to do."""
+        if self.ranks.first:
+            self._find()
+        self._agree()
+        return not self._done()
+
+    def _find(self) -> None:
         self.store.sweep()
         found = self.store.newest()
         if found is None:
@@ -76,7 +85,19 @@ class Loop:
             self.state.resumed += 1
             self.resumed_from_step = found.step
             logger.info("resumed from the checkpoint of step %d", found.step)
-        return not self._done()
+
+    def _agree(self) -> None:
+        """All ranks stand where the first one stands."""
+        if self.ranks.alone:
+            return
+        told = self.ranks.from_first({"state": self.state.as_json(), "from": self.resumed_from_step})
+        self.ranks.copy_from_first(self.parameters.values())
+        self.ranks.copy_from_first(optimizers.tensors(self.optimizer, self.parameters))
+        if not self.ranks.first:
+            self.state, self.resumed_from_step = State.of_json(told["state"]), told["from"]
+            self.saved_at = self.state.step
+            if self.state.scaler:
+                self.scaler.load_state_dict(self.state.scaler)
 
     def run(self) -> Trained:
         """Trains to the end, or raises: Stopped, BudgetExceeded (both after a checkpoint), Diverged, OutOfMemory."""
@@ -94,6 +115,10 @@ class Loop:
                         self._roll_back(error)
         finally:
             self.journal.close()
+        if not self.ranks.alone:
+            self.ranks.demand_same(fingerprint(self.parameters))
+        if not self.ranks.first:
+            return self._trained()
         self._keep_the_best()
         if fingerprint(self.parameters) == self.untrained:
             raise Diverged("the weights are as they were before the run: nothing was learnt")
@@ -132,6 +157,8 @@ class Loop:
         settings, state = self.course.settings, self.state
         chosen = self.order.of_step(state.step)
         loss = self._gradients(chosen)
+        with self._nothing_counts_yet():
+            loss = self.ranks.add_up(self._shared_gradients(), loss)
         self.scaler.unscale_(self.optimizer)
         limit = settings.max_grad_norm or math.inf
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
@@ -166,14 +193,31 @@ class Loop:
             began,
         )
 
+    def _shared_gradients(self) -> Iterator[torch.Tensor]:
+        """Every rank adds to every gradient, if only zeros."""
+        for parameter in self.parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            yield parameter.grad
+
+    @contextlib.contextmanager
+    def _nothing_counts_yet(self) -> Iterator[None]:
+        """Inside it the next step has changed nothing: when another rank is lost, what there is can be saved."""
+        try:
+            yield
+        except (PeerLost, Ended):
+            self._save()
+            raise
+
     def _demand(self, finite: bool, what: str) -> None:
         if not finite:
             raise NotFinite(f"{what} of step {self.state.step + 1} is not finite")
 
     def _gradients(self, chosen: tuple[int, ...]) -> float:
         """Gradients of the step's mean loss, in portions; smaller ones, for good, when memory runs out."""
+        mine = self.ranks.share(chosen, [len(self.course.rows[index].ids) for index in chosen])
         while True:
-            parts = self.state.portion.parts(self.course.rows, chosen)
+            parts = self.state.portion.parts(self.course.rows, mine)
             try:
                 return self._accumulated(parts, batches.learnt_tokens(self.course.rows, chosen))
             except (RuntimeError, MemoryError) as error:
@@ -188,7 +232,7 @@ class Loop:
     def _accumulated(self, parts: list[list[int]], learnt: int) -> float:
         course = self.course
         layers.training_mode(course.model, course.boundary)
-        torch.manual_seed((course.settings.seed * 1_000_003 + self.state.step) % (1 << 63))
+        torch.manual_seed(self.ranks.seed(course.settings.seed * 1_000_003 + self.state.step) % (1 << 63))
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=course.device)
         for part in parts:
@@ -226,7 +270,8 @@ class Loop:
         seconds = time.monotonic() - began
         self.state.seconds += seconds
         self.state.tokens += int(line["tokens"] or 0)
-        self.journal.write({**line, "seconds": round(seconds, 4)})
+        if self.ranks.first:
+            self.journal.write({**line, "seconds": round(seconds, 4)})
         self._report(line)
         if self._done() or improved or self.state.step % self.course.settings.checkpoint_interval_steps == 0:
             self._save()
@@ -243,12 +288,13 @@ class Loop:
         course = self.course
         course.model.train(mode=False)
         everything = range(len(course.watched))
+        mine = self.ranks.share(everything, [len(row.ids) for row in course.watched])
         total = torch.zeros((), device=course.device)
         with torch.no_grad():
-            for part in self.state.portion.parts(course.watched, everything):
+            for part in self.state.portion.parts(course.watched, mine):
                 batch = batches.batch(course.watched, part, packing=self.course.view.packing)
                 total += self._loss(course.around_watched, batch)
-        mean = float(total) / max(1, batches.learnt_tokens(course.watched, everything))
+        mean = self.ranks.add_up((), float(total)) / max(1, batches.learnt_tokens(course.watched, everything))
         self._demand(math.isfinite(mean), "the held-out loss")
         return mean
 
@@ -276,7 +322,7 @@ class Loop:
 
     def _save(self) -> None:
         """A checkpoint of this step, unless it has one."""
-        if self.saved_at == self.state.step:
+        if self.saved_at == self.state.step or not self.ranks.first:
             return
         self.course.fence()
         self.journal.sync()
@@ -289,23 +335,31 @@ class Loop:
 
     def _leave_if_asked(self) -> None:
         budget = self.course.settings.budget_seconds
-        if self.course.stop.asked:
+        spent = budget is not None and self.state.seconds >= budget
+        with self._nothing_counts_yet():
+            asked, spent = self.ranks.any_of(self.course.stop.asked, spent)
+        if asked:
             self._save()
             raise Stopped(f"stopped as asked; step {self.state.step} of {self.order.total_steps} is saved")
-        if budget is not None and self.state.seconds >= budget:
+        if spent:
             self._save()
             raise BudgetExceeded(f"the budget is used up; step {self.state.step} of {self.order.total_steps} is saved")
 
     def _roll_back(self, error: NotFinite) -> None:
         """Once to the last checkpoint (all of which are finite): chance, a bad bit, may not strike twice."""
-        self.course.fence()
-        found = None if self.state.rolled_back else self.store.newest()
-        if found is None:
+        found = None
+        if self.ranks.first and not self.state.rolled_back:
+            self.course.fence()
+            found = self.store.newest()
+        if not self.ranks.from_first({"found": found is not None})["found"]:
+            self.ranks.agreed = True
             raise Diverged(str(error)) from error
         self.optimizer.zero_grad(set_to_none=True)
-        self._load(found)
-        self.state.rolled_back = True
-        self._note(f"{error}: went back to the checkpoint of step {found.step}")
+        if found is not None:
+            self._load(found)
+            self.state.rolled_back = True
+            self._note(f"{error}: went back to the checkpoint of step {found.step}")
+        self._agree()
 
     def _keep_the_best(self) -> None:
         if self.course.settings.patience is None or self.state.best_loss is None:

@@ -66,6 +66,11 @@ def state(optimizer: torch.optim.AdamW, parameters: Parameters) -> dict[str, tor
     }
 
 
+def tensors(optimizer: torch.optim.AdamW, parameters: Parameters) -> list[torch.Tensor]:
+    """The optimizer's state itself, in a fixed order."""
+    return [optimizer.state[parameter][part] for parameter in parameters.values() for part in ("step", *MOMENTS)]
+
+
 def restore(optimizer: torch.optim.AdamW, parameters: Parameters, tensors: Mapping[str, torch.Tensor]) -> None:
     """Puts saved state back, in place."""
     for name, parameter in parameters.items():
