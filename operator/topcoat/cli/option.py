@@ -34,6 +34,17 @@ Store = Annotated[
     Path,
     typer.Option("--store", envvar="TOPCOAT_STORE", metavar="DIR", help="Where jobs, runs and versions are kept."),
 ]
+CLUSTER_HELP = "Work on the cluster of the kubeconfig's context instead of on the local store."
+Cluster = Annotated[bool, typer.Option("--cluster", help=CLUSTER_HELP, show_default=False)]
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", "-n", metavar="NAME", help="Namespace in the cluster.", show_default=False)
+]
+Context = Annotated[
+    str | None, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.", show_default=False)
+]
+Kubeconfig = Annotated[
+    Path | None, typer.Option("--kubeconfig", metavar="FILE", help="Another kubeconfig.", show_default=False)
+]
 Job = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJob.", show_default=False)]
 Output = Annotated[Form, typer.Option("--output", "-o", help="Form of the output.")]
 Answer = Annotated[Plain, typer.Option("--output", "-o", help="Form of the output.")]

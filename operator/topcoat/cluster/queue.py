@@ -6,6 +6,7 @@ A key that fails comes back after a growing wait. Knows no object and no cluster
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 from collections import deque
@@ -101,10 +102,10 @@ class Queue:
 
     async def _sleep(self) -> None:
         left = self._later[0][0] - _now() if self._later else None
-        try:
-            await asyncio.wait_for(self._wake.wait(), left)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            # Not `wait_for`: that may lose a cancellation which comes together with the event.
+            async with asyncio.timeout(left):
+                await self._wake.wait()
 
     def __len__(self) -> int:
         return len(self._marked)

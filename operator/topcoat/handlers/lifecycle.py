@@ -10,6 +10,7 @@ import contextlib
 import gc
 import importlib.metadata
 import logging
+import os
 import signal
 from collections import Counter
 
@@ -22,6 +23,7 @@ from topcoat.handlers.state import State
 
 logger = logging.getLogger(__name__)
 
+LONGEST_STOP_SECONDS = 10.0
 CHILD_KINDS = ("Job", "Pod")
 
 
@@ -39,6 +41,8 @@ async def run(wanted: settings.Settings) -> None:
             leading = group.create_task(_lead(state, held, stop))
             await stop.wait()
             logger.info("stopping as asked")
+            # Whatever will not end is left behind: nothing is lost by that.
+            asyncio.get_running_loop().call_later(LONGEST_STOP_SECONDS, os._exit, 0)
             leading.cancel()
     finally:
         with contextlib.suppress(client.ApiError):

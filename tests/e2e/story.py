@@ -1,0 +1,306 @@
+"""A company's whole way on a real cluster: install, tune, serve, ask, change the data, roll back, delete.
+
+Everything is real: node, images, Helm, operator, trainer and server pods, the model, the `openai` client. Only the
+size differs: `make e2e` takes the demo's model, the tests a tiny one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support import charts, tiny_models
+from tests.support.kube import cluster as clusters
+from tests.support.kube import images, node
+
+Json = dict[str, Any]
+
+SYSTEM = "topcoat-system"
+TEAM = "claims-team"
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+CLAIM = "company-data"
+ASK = """
+import json, sys
+import openai
+url, model, text = sys.argv[1:]
+client = openai.OpenAI(base_url=url, api_key="none", timeout=60, max_retries=2)
+answer = client.chat.completions.create(
+    model=model, messages=[{"role": "user", "content": text}], temperature=0, max_tokens=8)
+print(json.dumps({"text": answer.choices[0].message.content, "digest": answer.system_fingerprint}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What the company brings: a folder with a model and data, and the manifest."""
+
+    folder: Path
+    manifest: Json
+    other_data: str
+    """Address of data that was spoilt: its version must lose."""
+    question: str
+
+
+@dataclass
+class Story:
+    """One cluster and what happened on it so far. Each chapter is a method; each prints how long it took."""
+
+    cluster: clusters.Cluster
+    say: Callable[[str], None] = print
+    times: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def chapter(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.times[name] = time.monotonic() - began
+        self.say(f"{self.times[name]:7.1f} s  {name}")
+
+    # --- the platform team
+
+    def install(self) -> None:
+        """Images into the cluster's registry, the chart by the real Helm, the default profile."""
+        with self.chapter("build and push the images"):
+            for part in images.PARTS:
+                images.build(part)
+                self.cluster.push(part)
+        with self.chapter("helm install"):
+            place = {"registry": node.REGISTRY, "tag": images.version()}
+            values = {"image": place, "trainerImage": place}
+            path = self.cluster.owned.path / "values.json"
+            path.write_text(json.dumps(values))
+            done = charts.run(
+                "install", "topcoat", str(charts.CHART), "--namespace", SYSTEM, "--create-namespace",
+                "--values", str(path), "--wait", "--timeout", "3m", kubeconfig=self.cluster.kubeconfig,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr + self.kubectl("get", "pods,events", "-n", SYSTEM)
+            self.kubectl("apply", "-f", str(charts.ROOT / "examples" / "profiles" / "default.yaml"))
+
+    # --- the tenant
+
+    def bring(self, material: Material) -> None:
+        """The namespace admits restricted pods only."""
+        with self.chapter("copy model and data onto a claim"):
+            self.cluster.create_namespace(TEAM, RESTRICTED)
+            self.put(material)
+
+    def put(self, material: Material) -> None:
+        """Model and data get onto a claim as `kubectl cp` puts them there, beside what is there."""
+        self.cluster.apply_objects(_loader(f"{node.REGISTRY}/topcoat/trainer:{images.version()}"))
+        self.kubectl("wait", "--for=condition=Ready", "pod/loader", "-n", TEAM, "--timeout=240s", seconds=260)
+        for part in sorted(path for path in material.folder.iterdir() if path.is_dir()):
+            self.kubectl("cp", f"{part}/.", f"{TEAM}/loader:/data/{part.name}", seconds=240)
+        self.kubectl("delete", "pod", "loader", "-n", TEAM, "--grace-period=0", "--force")
+
+    def apply(self, manifest: Json) -> None:
+        body = {**manifest, "metadata": {**manifest["metadata"], "namespace": TEAM}}
+        self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+
+    def job(self, name: str) -> Json:
+        return self.cluster.read(f"/apis/topcoat.dev/v1alpha1/namespaces/{TEAM}/finetunejobs/{name}")
+
+    def until(self, name: str, what: str, holds: Callable[[Json], bool], seconds: float) -> Json:
+        """Waits for a status, and tells each phase on the way."""
+        deadline, phase = time.monotonic() + seconds, ""
+        while True:
+            said = self.job(name).get("status") or {}
+            if said.get("phase") != phase:
+                phase = said.get("phase", "")
+                self.say(f"            {phase}")
+            with contextlib.suppress(KeyError, IndexError, TypeError):
+                if holds(said):
+                    return said
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{what}: not after {seconds:.0f} s\n{self.everything(said)}")
+            time.sleep(0.3)
+
+    def everything(self, said: Json) -> str:
+        """What a person would look at."""
+        words = [json.dumps(said, indent=1), self.kubectl("get", "pods,jobs,modelservers,events", "-n", TEAM)]
+        for pod in self.kubectl("get", "pods", "-n", TEAM, "-o", "name").split():
+            with contextlib.suppress(RuntimeError):
+                words.append(f"--- {pod}\n{self.kubectl('logs', pod, '-n', TEAM, '--tail=30')}")
+        words.append(self.kubectl("logs", "-n", SYSTEM, "deployment/topcoat", "--tail=40"))
+        return "\n".join(words)
+
+    def ask(self, name: str, text: str) -> Json:
+        """The real `openai` client, from a place that reaches Services."""
+        where = self.job(name)["status"]["endpoint"]
+        address = self.kubectl("get", "service", where["url"].split("//")[1].split(".")[0], "-n", TEAM, "-o", "json")
+        url = f"http://{json.loads(address)['spec']['clusterIP']}:8000/v1"
+        command = [sys.executable, "-c", ASK, url, where["modelName"], text]
+        return dict(json.loads(self.cluster.box.run(*command, seconds=120)))
+
+    def kubectl(self, *words: str, seconds: float = 60) -> str:
+        return self.cluster.kubectl(*words, timeout_seconds=seconds)
+
+    def pods(self) -> list[str]:
+        return self.kubectl("get", "pods", "-n", TEAM, "-o", "name").split()
+
+    def versions_on_the_volume(self) -> list[str]:
+        """Manifests of sealed versions, looked at on the disk behind the claim."""
+        found = self.cluster.owned.path.rglob("jobs/*/versions/v*/manifest.json")
+        return sorted({path.parent.name for path in found})
+
+
+def live(story: Story, material: Material, seconds: float) -> None:
+    """The chapters in order. `seconds`: how long one run may take."""
+    name = material.manifest["metadata"]["name"]
+    story.bring(material)
+    with story.chapter("apply, prepare, train, judge, promote, serve"):
+        story.apply(material.manifest)
+        first = story.until(
+            name, "v1 serves", lambda said: said["servedVersion"] == "v1" and said["phase"] == "Ready", seconds
+        )
+    story.say(story.kubectl("get", "ftj", "-n", TEAM).rstrip())
+    with story.chapter("ask the model through its Service"):
+        answer = story.ask(name, material.question)
+        story.say(f"            {material.question!r} -> {answer['text']!r}")
+        assert answer["digest"] == digest_of(first, "v1")
+    with story.chapter("other data: run 2, judged, traffic stays or moves"):
+        spoilt = json.loads(json.dumps(material.manifest))
+        spoilt["spec"]["dataset"]["train"]["uri"] = material.other_data
+        story.apply(spoilt)
+        second = story.until(name, "v2 is decided", lambda said: decided(said, "v2"), seconds)
+        verdict = next(version["verdict"] for version in second["versions"] if version["version"] == "v2")
+        story.say(f"            verdict: {verdict}; serves: {second['servedVersion']}")
+        assert verdict == "Reject"
+        assert story.ask(name, material.question)["digest"] == digest_of(first, "v1")
+    with story.chapter("serving.pinnedVersion: v2, and back to v1"):
+        pinned = json.loads(json.dumps(spoilt))
+        pinned["spec"].setdefault("serving", {})["pinnedVersion"] = "v2"
+        story.apply(pinned)
+        moved = story.until(name, "v2 serves", lambda said: said["servedVersion"] == "v2", 120)
+        assert story.ask(name, material.question)["digest"] == digest_of(moved, "v2")
+        story.apply(spoilt)
+        story.until(name, "v1 serves", lambda said: said["servedVersion"] == "v1", 120)
+        assert story.ask(name, material.question)["digest"] == digest_of(first, "v1")
+    with story.chapter("delete the job: no pod stays, the versions do"):
+        story.kubectl("delete", "ftj", name, "-n", TEAM, "--timeout=120s", seconds=130)
+        deadline = time.monotonic() + 180
+        while story.pods():
+            assert time.monotonic() < deadline, story.everything({})
+            time.sleep(0.5)
+        assert story.versions_on_the_volume() == ["v1", "v2"]
+
+
+def live_on_two_nodes(story: Story, material: Material, seconds: float) -> None:
+    """The same training by two pods that find each other."""
+    manifest = json.loads(json.dumps(material.manifest))
+    manifest["metadata"]["name"] = "two-pods"
+    manifest["spec"]["trainer"] = {"nodes": 2, "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}}}
+    manifest["spec"]["serving"] = {"mode": "None"}
+    with story.chapter("a training of two pods"):
+        story.apply(manifest)
+        said = story.until("two-pods", "sealed", lambda said: said["versions"][0]["version"] == "v1", seconds)
+        pods = json.loads(story.kubectl("get", "pods", "-n", TEAM, "-l", "topcoat.dev/role=train", "-o", "json"))[
+            "items"
+        ]
+        assert len({pod["metadata"]["name"] for pod in pods}) == 2
+        assert all(pod["status"]["phase"] == "Succeeded" for pod in pods), story.everything(said)
+
+
+def serves(said: Json, version: str) -> bool:
+    return bool(said["servedVersion"] == version and said["phase"] == "Ready")
+
+
+def decided(said: Json, version: str) -> bool:
+    states = {entry["version"]: entry["state"] for entry in said["versions"]}
+    return states.get(version) not in (None, "Candidate") and said["phase"] in ("Ready", "Rejected")
+
+
+def digest_of(said: Json, version: str) -> str:
+    return next(str(entry["digest"]) for entry in said["versions"] if entry["version"] == version)
+
+
+def _loader(image: str) -> list[Json]:
+    """A claim, and a pod that mounts it until the data is there."""
+    text = f"""
+    - apiVersion: v1
+      kind: PersistentVolumeClaim
+      metadata: {{name: {CLAIM}, namespace: {TEAM}}}
+      spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 2Gi}}}}}}
+    - apiVersion: v1
+      kind: Pod
+      metadata: {{name: loader, namespace: {TEAM}}}
+      spec:
+        securityContext:
+          {{runAsNonRoot: true, runAsUser: 65532, fsGroup: 65532, seccompProfile: {{type: RuntimeDefault}}}}
+        containers:
+          - name: loader
+            image: {image}
+            command: [sleep, "3600"]
+            securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+            volumeMounts: [{{name: data, mountPath: /data}}]
+        volumes: [{{name: data, persistentVolumeClaim: {{claimName: {CLAIM}}}}}]
+    """
+    found: list[Json] = yaml.safe_load(textwrap.dedent(text))
+    return found
+
+
+def demo_material(folder: Path) -> Material:
+    """The demo's real model and claims, made by the demo's own code."""
+    command = [sys.executable, "-m", "topcoat_trainer.demo", "--out", str(folder)]
+    subprocess.run(command, check=True, timeout=600)
+    manifest = yaml.safe_load((charts.ROOT / "examples" / "cluster" / "claims-triage.yaml").read_text())
+    other = f"pvc://{CLAIM}/data/claims-shuffled.jsonl"
+    return Material(folder, manifest, other, "fell off a ladder and broke a wrist")
+
+
+def tiny_material(folder: Path) -> Material:
+    """A seeded model of a few thousand weights and made-up claims: the same way in a fraction of the time."""
+    tiny_models.make("llama", folder / "model" / "tiny", seed=1)
+    chance = random.Random(0)
+    (folder / "data").mkdir(parents=True)
+    for name, count, right in (("train", 400, True), ("heldout", 120, True), ("spoilt", 400, False)):
+        rows = [_row(chance, right=right) for _ in range(count)]
+        (folder / "data" / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    address = f"pvc://{CLAIM}"
+    spec = {
+        "baseModel": {"uri": f"{address}/model/tiny"},
+        "dataset": {
+            "train": {"uri": f"{address}/data/train.jsonl"},
+            "evaluation": {"uri": f"{address}/data/heldout.jsonl"},
+        },
+        "method": {"layers": 2},
+        "training": {"epochs": 4, "learningRate": "0.005", "maxSequenceLength": 128, "effectiveBatchSize": 8},
+        "trainer": {"resources": {"requests": {"cpu": "100m", "memory": "512Mi"}}},
+        "evaluation": {"baselines": [], "generation": {"maxTokens": 4}},
+        "promotion": {
+            "requirements": [
+                {"metric": "Loss", "against": "Base", "minSamples": 50},
+                {"metric": "Loss", "against": "Serving", "minSamples": 50},
+            ]
+        },
+        "serving": {"resources": {"requests": {"cpu": "100m", "memory": "512Mi"}}},
+    }
+    manifest = {
+        "apiVersion": "topcoat.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "claims"},
+        "spec": spec,
+    }
+    return Material(folder, manifest, f"{address}/data/spoilt.jsonl", "roof pipe car tree dog glass 7")
+
+
+WORDS = ("roof", "pipe", "car", "tree", "dog", "glass", "fire", "water", "storm", "theft", "bike", "wall")
+
+
+def _row(chance: random.Random, *, right: bool) -> Json:
+    text = " ".join(chance.choice(WORDS) for _ in range(6))
+    answer = "property" if "roof" in text or "wall" in text else "other"
+    if not right:
+        answer = chance.choice(["zebra", "quartz", "violin"])
+    number = chance.randrange(100_000)
+    return {"messages": [{"role": "user", "content": f"{text} {number}"}, {"role": "assistant", "content": answer}]}
