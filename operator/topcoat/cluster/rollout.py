@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from topcoat.api import base_model, finetunejob, lifecycle, metadata, modelserver, names, server, serving
-from topcoat.cluster import client, memory, served
+from topcoat.cluster import client, clock, memory, served
 from topcoat.cluster.queue import Key
 from topcoat.manifests import claim, configmap, deployment
 from topcoat.manifests import metadata as labels
@@ -29,7 +29,8 @@ async def write_alias(
     file = server.AliasFile(
         alias=action.alias,
         job=job.metadata.name,
-        generation=before.generation + 1 if before else 1,
+        # Counts on by the clock when an alias is made anew: pods may still remember the old one's count.
+        generation=max(int(clock.now().timestamp()), before.generation + 1 if before else 1),
         versions=tuple(
             server.WantedVersion(version=held.version, path=claim.folder_in_server(held.path), digest=held.digest)
             for held in action.versions
