@@ -100,7 +100,11 @@ def test_every_write_may_go_wrong_in_every_way(story: Story) -> None:
 
 def clear(team: Team) -> None:
     """As before the first life, so that every write happens again."""
-    team.plane.kubectl("delete", "ftj", "claims", "-n", team.namespace, "--cascade=foreground", "--timeout=60s")
+    team.plane.kubectl("delete", "ftj", "claims", "-n", team.namespace, "--timeout=60s")
+    deadline = time.monotonic() + 60
+    while team.children():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

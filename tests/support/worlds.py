@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -130,6 +130,15 @@ class World:
                     return planned
                 self.now += timedelta(seconds=planned.look_again_seconds)
         raise AssertionError(f"does not converge: {self.done[-4:]}")
+
+    def steps(self) -> Iterator[finetunejob.FineTuneJob]:
+        """The object after each step, until nothing is left to do."""
+        for _ in range(60):
+            before = self.job.status
+            planned = self.step()
+            yield self.job
+            if not planned.actions and planned.status == before:
+                return
 
     def _obey(self, action: intent.Action) -> None:
         match action:

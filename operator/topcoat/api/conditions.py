@@ -90,9 +90,15 @@ _OWN: tuple[Reason, ...] = (
     Reason("Retrying", "the last attempt failed; another one follows", (_C.READY, _C.RECONCILING, _C.TRAINED)),
     Reason("Completed", "done", (_C.TRAINED, _C.EVALUATED, _C.RECONCILING)),
     Reason("CandidatePromoted", "the candidate won and was promoted", (_C.READY, _C.PROMOTED)),
-    Reason("CandidateRejected", "the candidate was not better; what served before serves on", (_C.READY, _C.PROMOTED)),
     Reason(
-        "CandidateInconclusive", "the evidence does not decide; what served before serves on", (_C.READY, _C.PROMOTED)
+        "CandidateRejected",
+        "the candidate was not better; what served before serves on (Stalled, where nothing did)",
+        (_C.READY, _C.STALLED, _C.PROMOTED),
+    ),
+    Reason(
+        "CandidateInconclusive",
+        "the evidence does not decide; what served before serves on (Stalled, where nothing did)",
+        (_C.READY, _C.STALLED, _C.PROMOTED),
     ),
     Reason("AwaitingApproval", "a winner waits for a person", (_C.READY, _C.PROMOTED, _C.STALLED)),
     Reason("PromotionOff", "promotion.policy is Never", (_C.READY, _C.PROMOTED)),

@@ -19,6 +19,7 @@ UriPattern = Annotated[
     str, StringConstraints(pattern=r"^(hf|pvc|s3|file)://[A-Za-z0-9._~/@:+*-]*$", min_length=6, max_length=512)
 ]
 Image = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][A-Za-z0-9._/:@-]*$", max_length=512)]
+CidrBlock = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f.:]{2,45}/[0-9]{1,3}$", max_length=64)]
 LabelText = Annotated[str, StringConstraints(max_length=317)]
 _BY_NAME = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 
@@ -134,7 +135,7 @@ class Limits(Section):
 class Network(Section):
     """Egress of prepare pods, the only pods that have any."""
 
-    prepare_egress: Annotated[tuple[Annotated[str, StringConstraints(max_length=64)], ...], Field(max_length=64)] = ()
+    prepare_egress: Annotated[tuple[CidrBlock, ...], Field(max_length=64)] = ()
     """CIDR blocks that prepare pods may reach; empty: none but DNS."""
 
 

@@ -54,7 +54,8 @@ class Owner:
                 "name": self.name,
                 "uid": self.uid,
                 "controller": True,
-                "blockOwnerDeletion": True,
+                # Blocking would need a right over the owner's finalizers, and nothing waits for it.
+                "blockOwnerDeletion": False,
             }
         ]
 

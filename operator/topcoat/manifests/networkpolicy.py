@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from topcoat.api import names, profile, server
@@ -12,6 +13,8 @@ Json = dict[str, Any]
 PROGRESS_PORT = 8082
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
 OPERATOR = {"app.kubernetes.io/name": "topcoat", "app.kubernetes.io/component": "operator"}
+# Link-local addresses: there clouds hand out the node's own credentials.
+METADATA = ipaddress.ip_network("169.254.0.0/16")
 DNS: Json = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
 
 
@@ -55,7 +58,7 @@ def _training(namespace: str, operator_namespace: str) -> Json:
 
 
 def _preparing(namespace: str, found: profile.FineTuneProfile) -> Json:
-    blocks = [{"ipBlock": {"cidr": cidr}} for cidr in found.spec.network.prepare_egress]
+    blocks = [{"ipBlock": _block(cidr)} for cidr in found.spec.network.prepare_egress]
     selector = {
         "matchLabels": {
             metadata.ROLE: metadata.Role.PREPARE.value,
@@ -64,6 +67,13 @@ def _preparing(namespace: str, found: profile.FineTuneProfile) -> Json:
     }
     name = names.child_name(f"topcoat-{found.metadata.name}", "prepare")
     return _policy(name, namespace, selector, {"ingress": [], "egress": [DNS, *({"to": [block]} for block in blocks)]})
+
+
+def _block(cidr: str) -> Json:
+    """A block as the profile names it; one that holds the cloud's metadata service does not mean that."""
+    wanted = ipaddress.ip_network(cidr, strict=False)
+    inside = wanted.version == METADATA.version and wanted.supernet_of(METADATA) and wanted != METADATA
+    return {"cidr": cidr, "except": [str(METADATA)]} if inside else {"cidr": cidr}
 
 
 def _server(namespace: str, operator_namespace: str) -> Json:

@@ -13,7 +13,7 @@ from topcoat.api import conditions, exits, finetunejob
 from topcoat.api import status as statuses
 from topcoat.plan import shown
 from topcoat.plan.case import Case, Wish
-from topcoat.plan.intent import Event, Headline, Stage, Word
+from topcoat.plan.intent import Event, Headline, Kind, Stage, Word
 
 C = conditions.Condition
 PHASE = conditions.Phase
@@ -63,7 +63,9 @@ def settled(stages: Sequence[Stage]) -> Stage:
         phase, ready = PHASE.READY, True
     pinned = serving if serving is not None and serving.reason == "Pinned" and decision.status == "True" else None
     reason, text = (pinned.reason, pinned.message) if pinned else (decision.reason, decision.message)
-    return Stage(headline=Headline(phase, "Settled", reason, text, ready=ready))
+    # Nothing serves and nothing will by itself: for GitOps tools that is a failure, not patience.
+    kind: Kind = "Stuck" if phase is PHASE.REJECTED else "Settled"
+    return Stage(headline=Headline(phase, kind, reason, text, ready=ready))
 
 
 def told(case: Case, stages: Sequence[Stage]) -> tuple[statuses.FineTuneJobStatus, tuple[Event, ...]]:
@@ -133,7 +135,8 @@ def exit_code(status: statuses.FineTuneJobStatus) -> exits.CliExit:
     if status.phase is PHASE.SUSPENDED:
         return exits.CliExit.INTERRUPTED
     decision, stalled = held.get(C.PROMOTED), held.get(C.STALLED)
-    if decision is None or (stalled is not None and stalled.status == "True"):
+    stuck = stalled is not None and stalled.status == "True" and stalled.reason not in EXITS
+    if decision is None or stuck:
         return exits.CliExit.ERROR
     return EXITS.get(decision.reason, exits.CliExit.ERROR)
 
