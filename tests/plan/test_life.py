@@ -100,7 +100,7 @@ def test_a_first_candidate_that_loses_leaves_nothing_serving() -> None:
     world.settle()
     assert world.status.phase == "Rejected"
     assert world.condition("Ready") == ("False", "CandidateRejected")
-        assert world.condition("Stalled") == ("True", "CandidateRejected")  # a person must act
+    assert world.condition("Stalled") == ("True", "CandidateRejected")  # a person must act
     assert world.seen.alias is None
 
 
