@@ -16,6 +16,11 @@ def version_name(run: int) -> str:
     return f"v{run}"
 
 
+def attempt_suffix(run: int, attempt: int) -> str:
+    """What follows the job's name in the name of an attempt's Job."""
+    return f"{run_name(run)}-a{attempt}"
+
+
 def run_of(version: str) -> int:
     """Number of the run that sealed a version."""
     return int(version.removeprefix("v"))

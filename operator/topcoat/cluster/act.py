@@ -117,7 +117,7 @@ def _prepare(
 def _training(
     job: finetunejob.FineTuneJob, found: profile.FineTuneProfile, order: intent.Order, role: Role
 ) -> jobs.Child:
-    suffix = f"{names.run_name(order.run)}-a{order.attempt}"
+    suffix = names.attempt_suffix(order.run, order.attempt)
     if role is Role.INSPECT:
         suffix += "-inspect"
     return _child(job, found, order, role, suffix, key=order.input_hash)

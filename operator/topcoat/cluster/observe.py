@@ -91,7 +91,8 @@ def _waiting(known: memory.Memory, record: JobRecord) -> observed.Waiting | None
     if told is not None:
         return told
     if record.suspended:
-        return observed.Waiting(observed.Wait.QUEUE, "the queue has not admitted it yet", record.created_at)
+        usual = observed.Waiting(observed.Wait.QUEUE, "the queue has not admitted it yet", record.created_at)
+        return known.stuck.get(record.uid, usual)
     return None if pods else known.stuck.get(record.uid)
 
 

@@ -18,14 +18,37 @@ REASONS = {
     "FailedCreatePodSandBox": observed.Wait.CONFIGURATION,
 }
 AGAIN_SECONDS = 30.0
+QUEUED_JOB = "kueue.x-k8s.io%2Fjob-uid"
 
 
 async def ask(
     api: client.Client, known: memory.Memory, job: finetunejob.FineTuneJob, after_seconds: float
 ) -> float | None:
     """Looks up the events of children that should have moved by now; says when to ask again."""
+    queued = [record for record in known.children.get(job.metadata.uid, {}).values() if record.suspended]
+    for record in queued:
+        await _ask_queue(api, known, record)
     waits = [await _ask(api, known, found, since, after_seconds) for found, since in _unmoved(known, job)]
-    return min(waits, default=None)
+    return min([*waits, *(AGAIN_SECONDS for _ in queued)], default=None)
+
+
+async def _ask_queue(api: client.Client, known: memory.Memory, record: JobRecord) -> None:
+    """Why Kueue has not admitted a Job: its Workload's own words. Without Kueue there is nothing to ask."""
+    now = asyncio.get_running_loop().time()
+    if now < known.asked.get(record.uid, float("-inf")) + AGAIN_SECONDS:
+        return
+    known.asked[record.uid] = now
+    try:
+        found, _ = await api.list_all("Workload", record.namespace, f"&labelSelector={QUEUED_JOB}%3D{record.uid}")
+    except client.ApiError as error:
+        if error.status not in (403, 404):
+            raise
+        return
+    said = [condition for body in found for condition in (body.get("status") or {}).get("conditions") or ()]
+    reserved = next((condition for condition in said if condition["type"] == "QuotaReserved"), None)
+    if reserved is not None and reserved["status"] != "True":
+        text = f"{reserved.get('reason', '')}: {reserved.get('message', '')}"[:600]
+        known.stuck[record.uid] = observed.Waiting(observed.Wait.QUEUE, text, record.created_at)
 
 
 def _unmoved(known: memory.Memory, job: finetunejob.FineTuneJob) -> Iterator[tuple[JobRecord | PodRecord, datetime]]:

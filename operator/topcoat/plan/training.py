@@ -150,6 +150,8 @@ def _start(case: Case, wish: Wish, run: status.RunStatus, *, fresh: bool) -> Tra
     events = (Event("Normal", "RunStarted", f"started {message}"),)
     updates: dict[str, Any] = {"progress": None} if fresh else {}
     if case.seen.mode is observed.Mode.CLUSTER:
+        suffix = names.attempt_suffix(run.number, run.attempt)
+        run = run.model_copy(update={"job_name": names.child_name(case.job.metadata.name, suffix)})
         queued = _queued(case, f"run {run.number}, attempt {run.attempt}", None)
         return Trained(replace(queued, actions=(action,), events=events, updates=updates), run)
     return Trained(_working(message, (action,), events=events, updates=updates), run)
