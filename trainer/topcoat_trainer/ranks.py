@@ -245,7 +245,9 @@ class Ranks:
                 self.store.set("end", _spelled(word))
             self._close()
             self.store.add("gone", 1)
-            deadline = time.monotonic() + GRACE_SECONDS + 2 * PULSE_SECONDS
+            # After a failure some may be gone without a goodbye; the others hear it with their next pulse.
+            patience = 3 * PULSE_SECONDS if word.outcome is Outcome.FAILED else GRACE_SECONDS
+            deadline = time.monotonic() + patience
             while self.first and self.store.add("gone", 0) < self.size and time.monotonic() < deadline:
                 time.sleep(0.05)
         except RuntimeError:
