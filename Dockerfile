@@ -5,32 +5,15 @@
 # `cert = /run/secrets/ca` in that file --secret id=ca,src=bundle.pem
 ARG BASE=docker.io/library/python:3.11-slim
 
-# What installs, and never reaches an image. Only wheels whose hash stands in constraints/ are let in.
+# What installs and lists packages. It is only ever mounted into a step of an image, never part of one.
 FROM ${BASE} AS installer
-ENV PIP_CONFIG_FILE=/run/secrets/pip PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_QUIET=1 \
-    PIP_REQUIRE_HASHES=1 PIP_ONLY_BINARY=:all: PIP_NO_COMPILE=1 PIP_ROOT_USER_ACTION=ignore \
-    PATH=/opt/installer/bin:$PATH
-RUN python3 -m venv /opt/installer && python3 -m venv /opt/sbom && python3 -m venv --without-pip /opt/venv
-# The project's own code lies beside the packages, in a layer of its own.
-RUN echo /opt/topcoat > "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/topcoat.pth"
-COPY constraints/sbom.txt /opt/constraints/
+RUN python3 -m venv /opt/installer
+COPY constraints/sbom.txt /opt/
 RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
-    pip --python /opt/sbom/bin/python install --requirement /opt/constraints/sbom.txt
-
-# Unchecked bytecode is right here: nothing in an image changes, and a read-only disk could keep no newer one.
-FROM installer AS operator-packages
-COPY constraints/operator.txt /opt/constraints/
-RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
-    pip --python /opt/venv/bin/python install --requirement /opt/constraints/operator.txt
-RUN /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
-RUN /opt/sbom/bin/cyclonedx-py environment --output-reproducible --output-file /opt/sbom.cdx.json /opt/venv/bin/python
-
-FROM installer AS trainer-packages
-COPY constraints/trainer.txt /opt/constraints/
-RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
-    pip --python /opt/venv/bin/python install --requirement /opt/constraints/trainer.txt
-RUN /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
-RUN /opt/sbom/bin/cyclonedx-py environment --output-reproducible --output-file /opt/sbom.cdx.json /opt/venv/bin/python
+    PIP_CONFIG_FILE=/run/secrets/pip /opt/installer/bin/pip install --quiet --disable-pip-version-check --no-cache-dir \
+    --only-binary :all: --require-hashes --requirement /opt/sbom.txt
+# Older buildah mounts a stage that it knows already without its last step; so the last one does nothing.
+WORKDIR /opt
 
 # The project's own code, and the record from which it learns its version.
 FROM ${BASE} AS record
@@ -38,8 +21,10 @@ COPY pyproject.toml LICENSE /opt/
 RUN python3 -c "import pathlib, tomllib; \
 version = tomllib.loads(pathlib.Path('/opt/pyproject.toml').read_text())['project']['version']; \
 record = pathlib.Path(f'/opt/topcoat/topcoat-{version}.dist-info'); record.mkdir(parents=True); \
-(record / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: topcoat\nVersion: {version}\n')"
+(record / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: topcoat\nVersion: {version}\n'); \
+(record / 'LICENSE').write_text(pathlib.Path('/opt/LICENSE').read_text())"
 
+# Unchecked bytecode is right in an image: nothing in it changes, and a read-only disk could keep no newer one.
 FROM record AS operator-code
 COPY operator/topcoat /opt/topcoat/topcoat
 RUN chmod -R a+rX /opt/topcoat && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/topcoat
@@ -50,18 +35,30 @@ COPY operator/topcoat/api /opt/topcoat/topcoat/api
 COPY trainer/topcoat_trainer /opt/topcoat/topcoat_trainer
 RUN chmod -R a+rX /opt/topcoat && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/topcoat
 
-# What both images share: who runs in them, and where they may write. Nothing but /tmp needs to be writable.
+# What both images share: who runs in them, and an environment that finds the code beside the packages. Nothing but
+# /tmp needs to be writable.
 FROM ${BASE} AS runtime
 RUN echo 'topcoat:x:65532:65532::/tmp:/usr/sbin/nologin' >> /etc/passwd && echo 'topcoat:x:65532:' >> /etc/group
+RUN python3 -m venv --without-pip /opt/venv \
+    && echo /opt/topcoat > "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/topcoat.pth"
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /tmp
-USER 65532:65532
 
+# Packages first, in a layer that changes only with constraints/; wheels only, each checked by its hash. Some carry files
+# for a newer Python than this one: those cannot be compiled, and nothing imports them.
 FROM runtime AS operator
-COPY --from=operator-packages /opt/venv /opt/venv
-COPY --from=operator-packages /opt/sbom.cdx.json /usr/share/topcoat/sbom.cdx.json
-COPY --from=operator-code /opt/LICENSE /usr/share/topcoat/LICENSE
+COPY constraints/operator.txt /usr/share/topcoat/constraints.txt
+RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
+    --mount=type=bind,from=installer,source=/opt/installer,target=/mnt \
+    PIP_CONFIG_FILE=/run/secrets/pip /mnt/bin/python -m pip --python /opt/venv/bin/python install --quiet --no-compile \
+    --disable-pip-version-check --no-cache-dir --root-user-action=ignore --only-binary :all: \
+    --require-hashes --requirement /usr/share/topcoat/constraints.txt \
+    && { python -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true; }
+RUN --mount=type=bind,from=installer,source=/opt/installer,target=/mnt \
+    /mnt/bin/python -m cyclonedx_py environment --output-reproducible \
+    --output-file /usr/share/topcoat/sbom.cdx.json /opt/venv/bin/python
 COPY --from=operator-code /opt/topcoat /opt/topcoat
+USER 65532:65532
 CMD ["python", "-m", "topcoat.handlers"]
 ARG VERSION
 ARG REVISION
@@ -73,10 +70,18 @@ LABEL org.opencontainers.image.title="Topcoat operator" \
 
 FROM runtime AS trainer
 ENV HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
-COPY --from=trainer-packages /opt/venv /opt/venv
-COPY --from=trainer-packages /opt/sbom.cdx.json /usr/share/topcoat/sbom.cdx.json
-COPY --from=trainer-code /opt/LICENSE /usr/share/topcoat/LICENSE
+COPY constraints/trainer.txt /usr/share/topcoat/constraints.txt
+RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
+    --mount=type=bind,from=installer,source=/opt/installer,target=/mnt \
+    PIP_CONFIG_FILE=/run/secrets/pip /mnt/bin/python -m pip --python /opt/venv/bin/python install --quiet --no-compile \
+    --disable-pip-version-check --no-cache-dir --root-user-action=ignore --only-binary :all: \
+    --require-hashes --requirement /usr/share/topcoat/constraints.txt \
+    && { python -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true; }
+RUN --mount=type=bind,from=installer,source=/opt/installer,target=/mnt \
+    /mnt/bin/python -m cyclonedx_py environment --output-reproducible \
+    --output-file /usr/share/topcoat/sbom.cdx.json /opt/venv/bin/python
 COPY --from=trainer-code /opt/topcoat /opt/topcoat
+USER 65532:65532
 CMD ["python", "-m", "topcoat_trainer.run", "--help"]
 ARG VERSION
 ARG REVISION

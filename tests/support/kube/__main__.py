@@ -74,7 +74,9 @@ def _prepare(said: argparse.Namespace) -> int:
 def _images(said: argparse.Namespace) -> int:
     try:
         for part in images.PARTS:
-            print(f"{images.build(part)}\n  contents: {images.write_sbom(part, tools.ROOT / 'build' / 'sbom')}")
+            print(f"Building {images.name(part)} with {images.builder()} (the first time takes minutes)", flush=True)
+            images.build(part)
+            print(f"  contents: {images.write_sbom(part, tools.ROOT / 'build' / 'sbom')}")
     except images.NoImages as why:
         print(why, file=sys.stderr)
         return 1
