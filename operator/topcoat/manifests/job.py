@@ -86,6 +86,8 @@ def _shape(child: Child) -> Json:
     }
     if child.nodes > 1:
         made |= {"completionMode": "Indexed", "completions": child.nodes, "parallelism": child.nodes}
+        # The first pod alone judges and seals; when it is done, all is done.
+        made["successPolicy"] = {"rules": [{"succeededIndexes": "0"}]}
     return made
 
 
