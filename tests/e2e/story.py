@@ -150,8 +150,10 @@ class Story:
 
     def versions_on_the_volume(self) -> list[str]:
         """Manifests of sealed versions, looked at on the disk behind the claim."""
-        found = self.cluster.owned.path.rglob("jobs/*/versions/v*/manifest.json")
-        return sorted({path.parent.name for path in found})
+        claim = self.cluster.read(f"/api/v1/namespaces/{TEAM}/persistentvolumeclaims/topcoat-adapters")
+        volume = self.cluster.read(f"/api/v1/persistentvolumes/{claim['spec']['volumeName']}")
+        folder = Path(volume["spec"]["local"]["path"])
+        return sorted({path.parent.name for path in folder.glob("jobs/*/versions/v*/manifest.json")})
 
 
 def live(story: Story, material: Material, seconds: float) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.house import tree
 
-CONTRACTS = 6
+CONTRACTS = 7
 PURE_ROOMS = ("api", "plan", "manifests")
 TORCH = ("torch", "transformers", "peft")
 KUBERNETES = ("kopf", "kubernetes")
@@ -195,6 +195,8 @@ def test_help_imports_neither_torch_nor_kubernetes() -> None:
     assert not {*TORCH, *KUBERNETES, "topcoat_trainer", "numpy", "pandas", "sklearn", "pyarrow"} & set(names)
 
 
+# What a server may not use; a contract names only modules that exist.
+ENTRIES = ("ask", "candidate", "demo", "export", "gate", "loop", "prepare", "report", "stage")
 SOUND_TREE = {
     "operator/topcoat/__init__.py": "",
     "operator/topcoat/api/__init__.py": "",
@@ -207,6 +209,8 @@ SOUND_TREE = {
     "trainer/topcoat_trainer/example.py": "",
     "trainer/topcoat_trainer/errors.py": "",
     "trainer/topcoat_trainer/run.py": "import topcoat.api.exits\n",
+    "trainer/topcoat_trainer/serve/__init__.py": "",
+    **{f"trainer/topcoat_trainer/{room}.py": "" for room in ENTRIES},
 }
 
 
@@ -237,6 +241,7 @@ def test_a_sound_small_tree_passes(sound: Path) -> None:
         ("operator/topcoat/api/x.py", "import topcoat_trainer", "api never looks outwards"),
         ("operator/topcoat/cli/x.py", "import torch.nn", "topcoat never imports torch"),
         ("trainer/topcoat_trainer/run.py", "import kubernetes", "topcoat_trainer never imports kopf"),
+        ("trainer/topcoat_trainer/serve/x.py", "import topcoat_trainer.run", "serve and run never see each other"),
     ],
 )
 def test_each_contract_fails_when_its_rule_is_broken(sound: Path, file: str, line: str, contract: str) -> None:

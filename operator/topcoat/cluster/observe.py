@@ -181,7 +181,12 @@ def _code_for_retry(known: memory.Memory, record: JobRecord) -> int | None:
 
 
 def _is_running(known: memory.Memory, record: JobRecord) -> bool:
-    return any(pod.phase == "Running" for pod in _pods(known, record))
+    """Its newest pod runs, or has just ended and the Job does not say so yet; one that was taken away is waited for."""
+    pods = _pods(known, record)
+    if any(pod.phase == "Running" for pod in pods):
+        return True
+    newest = max(pods, key=lambda pod: pod.created_at, default=None)
+    return newest is not None and newest.ended_at is not None and not newest.disrupted
 
 
 def _started_at(known: memory.Memory, record: JobRecord) -> datetime:
