@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup venv demo test quick lint fix generate manifests images e2e cluster cluster-down pins clean
+.PHONY: help setup venv demo test quick lint fix generate manifests images e2e bench-operator cluster cluster-down pins clean
 
 # The first of these that is recent enough. Say PYTHON=/path/to/python to use another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -18,6 +18,8 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $
 PYTEST ?=
 # Extra words for the cluster: make cluster CLUSTER=--control-plane-only
 CLUSTER ?=
+# Extra words for a benchmark: make bench-operator BENCH="--json figures.json"
+BENCH ?=
 # Extra words for the story: make e2e E2E="--model tiny"
 E2E ?=
 # Extra words for the demo: make demo DEMO="--json figures.json"
@@ -32,7 +34,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: .venv/ready ## Set up .venv from the pinned, hashed packages (skipped when nothing changed)
 	@:
@@ -70,6 +72,9 @@ images: setup ## Build the images topcoat/operator and topcoat/trainer with dock
 
 e2e: setup ## Live the whole story on a real cluster with the demo's model, and print how long each chapter takes (root)
 	@$(BIN)/python -m tests.e2e $(E2E)
+
+bench-operator: setup ## Measure the operator with 1,000 jobs at once: requests, CPU, memory, time
+	@$(BIN)/python -m benchmarks.operator $(BENCH)
 
 cluster: setup ## Start a real one-node Kubernetes in a box of its own (root, Linux) and say how to use it
 	@$(BIN)/python -m tests.support.kube up $(CLUSTER)

@@ -1,5 +1,5 @@
-"""`make bench-operator`: 1,000 jobs at once on a real control plane, for us, for Kubeflow Trainer's manager, and for a
-bare client that only creates Jobs. Requests are counted by the API server's audit log, CPU by the kernel.
+"""`make bench-operator`: 1,000 jobs at once on a real control plane, for us and for a bare client that only creates
+Jobs. Requests are counted by the API server's audit log, CPU by the kernel.
 
 Each subject has a control plane of its own, freshly started; nothing else runs. No node: pods stay pending.
 """
@@ -22,7 +22,6 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks import kubeflow
 from tests.support import operators
 from tests.support.kube import account, folder, leftover
 from tests.support.kube import control_plane as planes
@@ -246,12 +245,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.operator", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=1, help="each subject so often, in turn; medians are shown")
-    parser.add_argument("--only", choices=("topcoat", "kubeflow", "bare"), action="append")
+    parser.add_argument("--only", choices=("topcoat", "bare"), action="append")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
     leftover.clean()
-    wanted = options.only or ["topcoat", "kubeflow", "bare"]
-    made = {"topcoat": ours, "kubeflow": kubeflow_subject, "bare": bare}
+    wanted = options.only or ["topcoat", "bare"]
+    made = {"topcoat": ours, "bare": bare}
     rounds: dict[str, list[Figures]] = {name: [] for name in wanted}
     for _ in range(options.rounds):
         for name in wanted:
@@ -262,10 +261,6 @@ def main() -> int:
     if options.json:
         options.json.write_text(json.dumps([asdict(one) for one in found], indent=1))
     return 0
-
-
-def kubeflow_subject() -> Subject:
-    return Subject("kubeflow trainer", kubeflow.start, lambda number: kubeflow.body(number, NAMESPACE))
 
 
 if __name__ == "__main__":
