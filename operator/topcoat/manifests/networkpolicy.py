@@ -14,7 +14,7 @@ PROGRESS_PORT = 8082
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
 OPERATOR = {"app.kubernetes.io/name": "topcoat", "app.kubernetes.io/component": "operator"}
 # Link-local addresses: there clouds hand out the node's own credentials.
-METADATA = ipaddress.ip_network("169.254.0.0/16")
+METADATA = ipaddress.IPv4Network("169.254.0.0/16")
 DNS: Json = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
 
 
@@ -72,7 +72,7 @@ def _preparing(namespace: str, found: profile.FineTuneProfile) -> Json:
 def _block(cidr: str) -> Json:
     """A block as the profile names it; one that holds the cloud's metadata service does not mean that."""
     wanted = ipaddress.ip_network(cidr, strict=False)
-    inside = wanted.version == METADATA.version and wanted.supernet_of(METADATA) and wanted != METADATA
+    inside = isinstance(wanted, ipaddress.IPv4Network) and METADATA.subnet_of(wanted) and wanted != METADATA
     return {"cidr": cidr, "except": [str(METADATA)]} if inside else {"cidr": cidr}
 
 
