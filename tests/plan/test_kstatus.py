@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support import worlds
-from topcoat.api import conditions, finetunejob
+from topcoat.api import conditions, finetunejob, promotion
 
 Json = dict[str, Any]
 Phase = conditions.Phase
@@ -49,7 +49,7 @@ EXPECTED = {
 
 def lives() -> dict[str, worlds.World]:
     """Worlds that pass through all the phases that one machine has."""
-    verdicts = worlds.promotion.Verdict
+    verdicts = promotion.Verdict
     manual = worlds.job(promotion={"policy": "Manual"})
     return {
         "winner": worlds.World(worlds.job()),
