@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.cluster.conftest import namespace, operator, team
 from tests.support import runs, stores, tuned
+
+__all__ = ["namespace", "operator", "team"]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from tests.support import worlds
-from topcoat.api import report
+from topcoat.api import report, status
 from topcoat.cli import follow, observe
 from topcoat.plan import intent
 
@@ -16,7 +16,7 @@ def heard(tmp_path: Path, percentages: list[int], stage: str = "Training") -> li
     places = observe.Places(tmp_path)
     places.run(1).mkdir(parents=True)
     stream = io.StringIO()
-    lines = follow.Lines(stream, "claims", places)
+    lines = follow.Lines(stream, "claims", follow.Files(places))
     world = worlds.World()
     world.step()
     planned = world.step()
@@ -49,7 +49,8 @@ def test_events_are_said_without_what_steers_a_terminal(tmp_path: Path) -> None:
     world = worlds.World()
     planned = world.step()
     event = intent.Event("Normal", "Completed", "done \x1b[31mred")
-    follow.Lines(stream, "claims", observe.Places(tmp_path)).hear(world.job, intent.Plan(planned.status, (), (event,)))
+    lines = follow.Lines(stream, "claims", follow.Files(observe.Places(tmp_path)))
+    lines.hear(world.job, intent.Plan(planned.status, (), (event,)))
     assert stream.getvalue() == "claims: done [31mred\n"
 
 
@@ -69,3 +70,18 @@ def test_a_curve_is_thinned_and_drawn_with_room_for_what_comes(tmp_path: Path) -
 def test_judging_has_no_steps() -> None:
     progress = report.Progress(stage="Evaluating", progress_percentage=80, current_step=9, total_steps=9)
     assert follow.sentence(progress) == " 80 %, evaluating"
+
+
+def test_a_cluster_tells_progress_by_status_and_the_curve_grows_while_somebody_watches() -> None:
+    told = follow.Told()
+    for step in (10, 20, 20):
+        said = status.ProgressStatus(stage="Training", progress_percentage=step, current_step=step, total_steps=100,
+                                     loss=f"{3 - step / 100}", tokens_per_second="12.5")  # fmt: skip
+        seen = status.FineTuneJobStatus(run=status.RunStatus(number=1), progress=said)
+        losses = told.curve(seen)
+    assert (losses.steps, losses.losses) == ((10, 20), (2.9, 2.8))
+    found = told.progress_or_none(seen)
+    assert found is not None
+    assert follow.sentence(found) == " 20 %, training, step 20 of 100, loss 2.8, 12 tokens/s"
+    again = seen.model_copy(update={"run": status.RunStatus(number=1, attempt=2)})
+    assert told.curve(again).steps == (20,)

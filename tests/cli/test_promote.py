@@ -23,7 +23,7 @@ def test_a_rejected_version_can_be_promoted_by_hand_and_rolled_back(store: Path)
     assert said.code == 0, said.err
     assert said.out.startswith("claims answers with v2 now.")
     assert "the gate's verdict on v2 was Reject" in said.err
-    assert said.last == "Next: topcoat rollback claims   takes it back"
+    assert said.last == f"Next: topcoat rollback claims --store {store}   takes it back"
     assert (served(store), state(store)) == ("v2", {"v1": "Previous", "v2": "Promoted"})
     back = stores.topcoat("rollback", "claims", store=store)
     assert back.out.startswith("claims answers with v1 now.")

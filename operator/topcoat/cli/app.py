@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator, MutableMapping
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -21,13 +20,18 @@ VERBS: dict[str, dict[str, str]] = {
     "Start": {
         "demo": "The whole way in minutes: a real small model learns to sort insurance claims",
         "init": "Write a FineTuneJob for a data file",
-        "doctor": "Check data before anything is trained",
+        "doctor": "Check data, or a cluster, before anything is trained",
     },
     "Tune": {
-        "run": "Train, judge and serve what a manifest asks for",
+        "run": "Train, judge and serve what a manifest asks for, on this machine",
+        "apply": "The same in a cluster; with --watch to the verdict",
         "watch": "Follow a run: progress, time to go, loss curve",
         "get": "List jobs, or print one",
         "status": "What is known of a job, in words",
+        "logs": "What the pods of a job say",
+        "retrain": "Ask for one run now",
+        "suspend": "Stop a job's run at a checkpoint",
+        "resume": "Let a suspended job go on",
     },
     "Judge": {
         "ask": "Ask the tuned model, or the base model",
@@ -56,7 +60,8 @@ PLAIN: dict[str, Any] = {
 
 def load(verb: str) -> Any:
     """The verb's command, from its module: `topcoat.cli.<verb>.<verb>`, a function or a Typer of its own."""
-    made = getattr(importlib.import_module(f"topcoat.cli.{verb}"), verb)
+    word = verb.replace("-", "_")
+    made = getattr(importlib.import_module(f"topcoat.cli.{word}"), word)
     if not isinstance(made, typer.Typer):
         function, made = made, typer.Typer(**PLAIN)
         made.command(verb)(function)
@@ -101,7 +106,7 @@ class CommandLine(typer.core.TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         for section, verbs in VERBS.items():
             with formatter.section(section):
-                formatter.write_dl(list(verbs.items()), col_max=12)
+                formatter.write_dl(list(verbs.items()), col_max=16)
 
     def main(self, *arguments: Any, **named: Any) -> Any:
         """Runs a command line and ends the process with its exit code, whatever happens."""
@@ -128,7 +133,7 @@ def _failure(error: Exception) -> terminal.Failure:
     """An exception that is not ours, in one line and with a next step."""
     if hasattr(error, "format_message"):  # Typer's own errors: a wrong option, an unknown verb
         context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "topcoat"
+        command = context.command_path if context is not None else terminal.program()
         return terminal.Failure(
             " ".join(error.format_message().split()), hint=f"`{command} --help` shows what it takes"
         )
@@ -170,5 +175,4 @@ def topcoat(
 
 def main() -> None:
     """Entry point of the console scripts `topcoat` and `kubectl-topcoat`."""
-    called = Path(sys.argv[0]).name
-    typer.main.get_command(app)(prog_name="kubectl topcoat" if called.startswith("kubectl") else "topcoat")
+    typer.main.get_command(app)(prog_name=terminal.program())

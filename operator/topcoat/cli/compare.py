@@ -9,37 +9,37 @@ from typing import Annotated
 import typer
 
 from topcoat.api import report as reports
-from topcoat.cli import ask, option, sealed, store, terminal, trainer_process
+from topcoat.cli import ask, option, place, sealed, terminal, trainer_process
 
 WITH_HELP = "Compare with this version instead of with the base model."
 Names = tuple[str, str]
 TEXT_HELP = "A question of your own for both models; without it, the held-out rows where they differ most."
 
 
+@place.given
 def compare(  # noqa: PLR0913 - each is an option that a person gives
     name: option.Job,
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help=TEXT_HELP, show_default=False)] = None,
     *,
     version: option.Version = None,
     other: Annotated[str | None, typer.Option("--with", metavar="vN", help=WITH_HELP, show_default=False)] = None,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, max=20, help="Wins and losses to show at most.")] = 5,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=20, help="Wins and losses to show at most.")] = 5,
     output: option.Answer = option.Plain.TEXT,
-    store_folder: option.Store = option.DEFAULT_STORE,
+    token: option.Token = "",
+    here: place.Place,
 ) -> None:
     """Show where the tuned model is better than its base model, and where it is worse.
 
     The rows are held-out ones that the model has never seen. They are your data: mind who reads along.
     """
-    here = store.Store(store_folder)
     job = here.job(name)
     if text is not None:
-        found = sealed.served(here, job, version)
-        asked = [ask.base_request(here, job, text), ask.tuned_request(found, text)]
-        answers = dict(zip(("base", "tuned"), ask.answers(asked), strict=True))
+        asked = here.ask(job, text, [place.Asked(base=True), place.Asked(version)], token)
+        answers = dict(zip(("base", "tuned"), asked, strict=True))
         _show_answers(text, answers, output)
         if output is option.Plain.TEXT:
             why = "shows wins and losses on held-out rows"
-            terminal.next_step(f"topcoat compare {job.metadata.name}{option.at(store_folder)}", why)
+            terminal.next_step(f"topcoat compare {job.metadata.name}{here.words}", why)
         return
     found = sealed.latest(here, job, version)
     if other is not None:
@@ -52,7 +52,7 @@ def compare(  # noqa: PLR0913 - each is an option that a person gives
         terminal.say(json.dumps({key: body[key] for key in keys}, indent=2, ensure_ascii=False))
         return
     _show(found, evidence, rows)
-    command = f"topcoat report {job.metadata.name} --version {found.entry.version}{option.at(store_folder)}"
+    command = f"topcoat report {job.metadata.name} --version {found.entry.version}{here.words}"
     terminal.next_step(command, "has the whole picture")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from topcoat.api import exits, finetunejob
-from topcoat.cli import durable, manifest, option, run, sealed, store, terminal, trainer_process
+from topcoat.cli import durable, local_place, manifest, option, run, sealed, store, terminal, trainer_process
 
 DEFAULT_FOLDER = Path("topcoat-demo")
 MANIFEST = "claims-triage.yaml"
@@ -66,7 +66,7 @@ def _make(out: Path) -> None:
 
 def _figures(here: store.Store, job: finetunejob.FineTuneJob, seconds: float, *, trained: bool) -> dict[str, Any]:
     """What the terminal showed, for programs."""
-    evidence = sealed.latest(here, job).evaluation()
+    evidence = sealed.latest(local_place.LocalPlace(here.root), job).evaluation()
     status = job.as_json()["status"]
     keys = ("promotedVersion", "servedVersion", "versions", "evaluation", "dataset", "run")
     return {

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from topcoat.cli import option, sealed, store, terminal, trainer_process
+from topcoat.cli import local_place, option, place, sealed, terminal, trainer_process
 
 export = typer.Typer(add_completion=False, rich_markup_mode=None)
 Target = Annotated[
@@ -51,7 +51,10 @@ def merged(
 
 
 def _exported(form: str, name: str, folder: Path, version: str | None, store_folder: Path) -> None:
-    here = store.Store(store_folder)
+    place.not_in_cluster(
+        "a version is exported where its files are, in a local store", "in a cluster they lie on the job's claim"
+    )
+    here = local_place.LocalPlace(store_folder)
     found = sealed.served(here, here.job(name), version)
     if folder.exists():
         terminal.fail("it is there already", where=str(folder), hint="name a folder that is not there yet")

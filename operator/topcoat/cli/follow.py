@@ -1,6 +1,6 @@
 """How far a run is, as people see it: a live view with a loss curve on a terminal, plain lines elsewhere.
 
-Reads the trainer's files; changes nothing. Plain lines: one per event, and one per stage and ten per cent.
+Reads the trainer's files, or what status tells; changes nothing. Plain lines: one per event, stage and ten per cent.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from topcoat.api import finetunejob, names
 from topcoat.api import report as reports
 from topcoat.api import status as statuses
-from topcoat.cli import durable, observe, store, terminal
+from topcoat.cli import durable, observe, terminal
 from topcoat.plan import intent, shown
 
 if TYPE_CHECKING:
@@ -51,6 +51,64 @@ def curve(path: Path) -> Curve:
     return Curve(tuple(step for step, _ in thin), tuple(loss for _, loss in thin), held)
 
 
+class Source(Protocol):
+    """Where the progress of a job's current run is told."""
+
+    def progress_or_none(self, status: statuses.FineTuneJobStatus) -> reports.Progress | None:
+        """What was reported last."""
+
+    def curve(self, status: statuses.FineTuneJobStatus) -> Curve:
+        """The losses so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The trainer's files, on this machine."""
+
+    places: observe.Places
+
+    def progress_or_none(self, status: statuses.FineTuneJobStatus) -> reports.Progress | None:
+        return reported_or_none(self.places, status.run.number) if status.run else None
+
+    def curve(self, status: statuses.FineTuneJobStatus) -> Curve:
+        return curve(self.places.run(status.run.number) / "metrics.jsonl") if status.run else Curve()
+
+
+@dataclass(slots=True)
+class Told:
+    """What status tells, seen from a cluster. The curve has the steps that were told while somebody watched."""
+
+    run: tuple[int, int] = (0, 0)
+    points: dict[int, float] = field(default_factory=dict)
+
+    def progress_or_none(self, status: statuses.FineTuneJobStatus) -> reports.Progress | None:
+        said = status.progress
+        if said is None or not said.stage:
+            return None
+        speed = said.tokens_per_second or ""
+        return reports.Progress(
+            stage=said.stage,
+            progress_percentage=said.progress_percentage or 0,
+            estimated_remaining_seconds=said.estimated_remaining_seconds or 0,
+            current_step=said.current_step or 0,
+            total_steps=said.total_steps or 0,
+            tokens_per_second=float(speed) if speed.replace(".", "", 1).isdecimal() else 0.0,
+            metrics=[reports.ProgressMetric(name="loss", value=said.loss)] if said.loss else [],
+        )
+
+    def curve(self, status: statuses.FineTuneJobStatus) -> Curve:
+        run, said = status.run, status.progress
+        if run is None or said is None:
+            return Curve()
+        if self.run != (run.number, run.attempt):
+            self.run, self.points = (run.number, run.attempt), {}
+        if said.loss and said.current_step:
+            with contextlib.suppress(ValueError):
+                self.points[said.current_step] = float(said.loss)
+        steps = sorted(self.points)
+        return Curve(tuple(steps), tuple(self.points[step] for step in steps))
+
+
 def drawn(found: Curve, columns: int, total_steps: int = 0) -> str:
     """The curve in letters, with room for the steps to come; empty while there is none."""
     if len(found.steps) < 2:
@@ -78,7 +136,7 @@ class Lines:
 
     stream: TextIO
     name: str
-    places: observe.Places
+    source: Source
     said: tuple[str, int] = ("", -1)
     waits_for: str = ""
 
@@ -86,15 +144,17 @@ class Lines:
         for event in planned.events:
             self._say(terminal.clean(event.message))
         status = planned.status
-        doing = next(one for one in status.conditions if one.type == "Reconciling")
+        doing = next((one for one in status.conditions if one.type == "Reconciling"), None)
+        if doing is None:
+            return
         if doing.reason == "Retrying" and doing.message != self.waits_for:
             self.waits_for = doing.message
             self._say(terminal.clean(doing.message))
         if doing.reason in ("Training", "Evaluating") and status.run:
-            self._progress(status.run.number)
+            self._progress(status)
 
-    def _progress(self, run: int) -> None:
-        found = reported_or_none(self.places, run)
+    def _progress(self, status: statuses.FineTuneJobStatus) -> None:
+        found = self.source.progress_or_none(status)
         if found is None or not found.stage:
             return
         tenth = found.progress_percentage // EVERY_PERCENT
@@ -144,7 +204,7 @@ class View:
 
     console: rich.console.Console
     name: str
-    places: observe.Places
+    source: Source
     live: rich.live.Live | None = None
     last: tuple[Any, ...] = field(default=())
 
@@ -171,11 +231,10 @@ class View:
         run = status.run
         if run is None or run.completion_time:
             return f"{head}  {terminal.clean(ready.message) if ready else ''}"
-        found = reported_or_none(self.places, run.number)
+        found = self.source.progress_or_none(status)
         if found is None or not found.stage:
             return f"{head}  {names.run_name(run.number)}, attempt {run.attempt}: starting"
-        losses = curve(self.places.run(run.number) / "metrics.jsonl")
-        picture = drawn(losses, self.console.width, found.total_steps)
+        picture = drawn(self.source.curve(status), self.console.width, found.total_steps)
         return "\n".join(
             part for part in (head, f"{_bar(found.progress_percentage)} {sentence(found)}", picture) if part
         )
@@ -187,14 +246,13 @@ def _bar(percentage: int) -> str:
 
 
 @contextlib.contextmanager
-def audience(here: store.Store, job: finetunejob.FineTuneJob, stream: TextIO) -> Iterator[Lines | View]:
+def audience(name: str, source: Source, stream: TextIO) -> Iterator[Lines | View]:
     """Whoever suits the stream: a live view on a terminal, plain lines elsewhere."""
-    name, places = job.metadata.name, observe.Places(here.job_folder(job))
     if not terminal.is_terminal(stream) or not terminal.colours(stream):
-        yield Lines(stream, name, places)
+        yield Lines(stream, name, source)
         return
     import rich.live
 
     console = terminal.console()
     with rich.live.Live(console=console, auto_refresh=False, transient=True) as live:
-        yield View(console, name, places, live)
+        yield View(console, name, source, live)

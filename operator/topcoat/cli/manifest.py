@@ -9,6 +9,7 @@ import difflib
 import math
 import sys
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,32 @@ class Document:
     keys: dict[Place, Mark]
 
 
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A FineTuneJob as it was written, and where each part of it stands."""
+
+    job: finetunejob.FineTuneJob
+    document: Document
+    shown: str
+    others: tuple[str, ...] = ()
+    """What else the file has: kind and line."""
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The object without what only a cluster writes."""
+        return {key: value for key, value in self.document.body.items() if key != "status"}
+
+    def where(self, field: str) -> str:
+        """The place of a field such as `spec.dataset.train`, or of the longest part of it that is in the file."""
+        words = field.replace("[", ".").replace("]", "").split(".")
+        parts: list[str | int] = [int(word) if word.isdecimal() else word for word in words]
+        for length in range(len(parts), -1, -1):
+            mark = self.document.keys.get(tuple(parts[:length])) or self.document.values.get(tuple(parts[:length]))
+            if mark is not None:
+                return f"{self.shown}:{mark.line}:{mark.column}"
+        return self.shown
+
+
 class _Problem(Exception):
     """What is wrong, and where."""
 
@@ -54,10 +81,16 @@ class _Problem(Exception):
 
 def load(path: Path, name: str | None = None) -> finetunejob.FineTuneJob:
     """The FineTuneJob of a file (`-`: standard input); `name` picks one where the file has several."""
+    return read(path, name).job
+
+
+def read(path: Path, name: str | None = None) -> Manifest:
+    """The same with its places in the file."""
     shown = "<stdin>" if str(path) == "-" else str(path)
     try:
         documents = _documents(_text(path, shown))
-        return _object(_picked(documents, name), shown)
+        picked = _picked(documents, name)
+        return Manifest(_object(picked, shown), picked, shown, tuple(_others(documents, picked)))
     except _Problem as problem:
         terminal.fail(problem.message, f"{shown}:{problem.mark.line}:{problem.mark.column}", problem.hint)
 
@@ -177,6 +210,12 @@ def _picked(documents: list[Document], name: str | None) -> Document:
     text = f"the file has no FineTuneJob{f', but {kinds}' if kinds else ': it is empty'}"
     where = found[0].values.get(("kind",), found[0].values[()]) if found else Mark(1, 1)
     raise _Problem(text, where, f"begin with `apiVersion: {metadata.API_VERSION}` and `kind: {KIND}`")
+
+
+def _others(documents: list[Document], picked: Document) -> Iterator[str]:
+    for document in documents:
+        if document is not picked and isinstance(document.body, dict):
+            yield f"{document.body.get('kind', 'object')} {_name(document)!r} in line {document.values[()].line}"
 
 
 def _name(document: Document) -> str:

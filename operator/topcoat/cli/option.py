@@ -51,6 +51,10 @@ Answer = Annotated[Plain, typer.Option("--output", "-o", help="Form of the outpu
 Version = Annotated[str | None, typer.Option("--version", metavar="vN", help="Another version.", show_default=False)]
 
 
+BEARER_HELP = "In a cluster: the model's bearer token, where it asks for one."
+Token = Annotated[str, typer.Option(envvar="TOPCOAT_TOKEN", metavar="TOKEN", help=BEARER_HELP, show_default=False)]
+
+
 def at(store_folder: Path) -> str:
     """What the next command needs to find the same store: nothing, where it is found by itself."""
     found = Path(os.environ.get("TOPCOAT_STORE") or DEFAULT_STORE)

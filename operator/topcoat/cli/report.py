@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import textwrap
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from topcoat.api import promotion
 from topcoat.api import report as reports
-from topcoat.cli import option, sealed, show, store, terminal
+from topcoat.cli import option, place, sealed, show, terminal
 
 STYLES = {
     promotion.Verdict.PROMOTE: "green",
@@ -28,32 +30,73 @@ class Form(StrEnum):
     JSON = "json"
 
 
+@place.given
 def report(
     name: option.Job,
     version: option.Version = None,
     output: Annotated[
         Form, typer.Option("--output", "-o", help="Words, the path of the HTML page, or JSON.")
     ] = Form.TEXT,
-    store_folder: option.Store = option.DEFAULT_STORE,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE", help="Write the HTML page to a file.", show_default=False)
+    ] = None,
+    *,
+    here: place.Place,
 ) -> None:
-    """Say why a version was promoted or not: the newest one, or --version vN. Rejected versions have a report, too."""
-    here = store.Store(store_folder)
+    """Say why a version was promoted or not: the newest one, or --version vN. Rejected versions have a report, too.
+
+    In a cluster the evidence is read through a pod of the job's model server; where there is none, what status has is
+    said, and where the report lies.
+    """
     found = sealed.latest(here, here.job(name), version)
-    page = found.folder / sealed.REPORT
-    if output is Form.PATH:
-        if not page.is_file():
-            terminal.fail("the page is missing from a sealed version", where=str(page), hint=sealed.HINT)
-        terminal.say(str(page.resolve()))
+    page = found.files.where(sealed.REPORT)
+    if save is not None:
+        _save(found, save)
         return
-    evidence = found.evaluation()
+    if output is Form.PATH:
+        with contextlib.suppress(sealed.OutOfReach):
+            found.page()  # there, and as it was sealed
+        terminal.say(page)
+        return
+    try:
+        evidence = found.evaluation()
+    except sealed.OutOfReach as why:
+        if output is Form.JSON:
+            raise
+        _show_status(found, page, why)
+        return
     if output is Form.JSON:
         terminal.say(json.dumps(evidence.as_json(), indent=2, ensure_ascii=False))
         return
     _show(found, evidence)
-    terminal.say(f"Report  {page.resolve()}")
+    terminal.say(f"Report  {page}")
     terminal.next_step(
-        f"topcoat compare {name} --version {found.entry.version}{option.at(store_folder)}", "shows answers side by side"
+        f"topcoat compare {name} --version {found.entry.version}{here.words}", "shows answers side by side"
     )
+
+
+def _save(found: sealed.Sealed, target: Path) -> None:
+    if target.exists():
+        terminal.fail("it is there already", where=str(target), hint="name a file that is not there yet")
+    target.write_bytes(found.page())
+    terminal.say(f"The report of {found.entry.version} is in {target}.")
+
+
+def _show_status(found: sealed.Sealed, page: str, why: sealed.OutOfReach) -> None:
+    """What status has, where nobody here can read the volume."""
+    name, version = found.job.metadata.name, found.entry.version
+    said = found.job.status.evaluation if found.job.status else None
+    terminal.say(f"{terminal.paint(f'{name} {version}', 'bold')}  {found.entry.verdict}, now {found.entry.state}")
+    newest = found.job.status.versions[-1].version if found.job.status else ""
+    if said is not None and version == newest:
+        terminal.say(f"  {said.metric}: base {said.base}, candidate {said.candidate}, {said.samples:,} held-out rows")
+        terminal.say(f"  better by {said.delta}; the lower bound is {said.lower_bound}")
+        for reason in said.reasons:
+            terminal.say(f"  - {terminal.clean(reason)}")
+    elif found.entry.score:
+        terminal.say(f"  score {found.entry.score}")
+    terminal.say(f"Report  {page}")
+    terminal.note(f"It was not read: {why.message}. {why.hint}.")
 
 
 def _show(found: sealed.Sealed, evidence: reports.EvaluationReport) -> None:

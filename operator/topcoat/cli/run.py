@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 from topcoat.api import exits, finetunejob
-from topcoat.cli import act, dry_run, follow, local, manifest, observe, option, sealed, show, store, terminal, verdict
+from topcoat.cli import (
+    act,
+    dry_run,
+    follow,
+    local,
+    local_place,
+    manifest,
+    observe,
+    option,
+    sealed,
+    show,
+    store,
+    terminal,
+    verdict,
+)
 from topcoat.plan import status as statuses
 
 ManifestOption = Annotated[
@@ -64,7 +78,8 @@ def carry_on(
     job = place.apply(wanted, datetime.now(UTC))
     hands = act.Hands(place, job.metadata.name, sources, observe.Session())
     stream = sys.stderr if quiet else sys.stdout
-    with follow.audience(place, job, stream) as audience:
+    source = follow.Files(observe.Places(place.job_folder(job)))
+    with follow.audience(job.metadata.name, source, stream) as audience:
         worker = local.Local(place, hands, audience)
         done = worker.carry_on()
     for note in worker.notes:
@@ -87,7 +102,7 @@ def conclude(place: store.Store, job: finetunejob.FineTuneJob, filename: Path, *
     if code == exits.CliExit.ERROR:
         terminal.fail(ready.message, str(filename), f"`topcoat status {name} -o wide` tells more")
     if trained and status.versions:
-        found = sealed.latest(place, job)
+        found = sealed.latest(local_place.LocalPlace(place.root), job)
         verdict.say(found, found.evaluation())
     else:
         terminal.say(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from topcoat.api import finetunejob, names
 from topcoat.api import status as statuses
-from topcoat.cli import option, show, store, terminal
+from topcoat.cli import option, place, show, terminal
 
 STATES = {"Promoted": "green", "Rejected": "yellow"}
 
 
+@place.given
 def status(
     name: option.Job,
     output: option.Output = option.Form.TABLE,
-    store_folder: option.Store = option.DEFAULT_STORE,
+    *,
+    here: place.Place,
 ) -> None:
     """Say what is known of a job: phase, run, data, versions, the last verdict and its reasons."""
-    here = store.Store(store_folder)
     job = here.job(name)
     found = job.status or statuses.FineTuneJobStatus()
     if output not in (option.Form.TABLE, option.Form.WIDE):
@@ -24,12 +25,12 @@ def status(
         return
     _headline(job, found)
     _work(found)
-    _verdict(found)
+    evidence(found)
     _versions(found)
     if output is option.Form.WIDE:
         _conditions(found)
-    command, why = _next(job, found)
-    terminal.next_step(f"{command}{option.at(store_folder)}", why)
+    command, why = _next(job, found) or here.runner
+    terminal.next_step(f"{command}{here.words}", why)
 
 
 def _headline(job: finetunejob.FineTuneJob, found: statuses.FineTuneJobStatus) -> None:
@@ -69,7 +70,8 @@ def _progress(progress: statuses.ProgressStatus) -> str:
     return ", ".join(part for part in (progress.percent, step, eta, loss) if part)
 
 
-def _verdict(found: statuses.FineTuneJobStatus) -> None:
+def evidence(found: statuses.FineTuneJobStatus) -> None:
+    """The last verdict and its numbers."""
     said = found.evaluation
     if said is None:
         return
@@ -115,7 +117,7 @@ def _conditions(found: statuses.FineTuneJobStatus) -> None:
         terminal.say()
 
 
-def _next(job: finetunejob.FineTuneJob, found: statuses.FineTuneJobStatus) -> tuple[str, str]:
+def _next(job: finetunejob.FineTuneJob, found: statuses.FineTuneJobStatus) -> tuple[str, str] | None:
     name = job.metadata.name
     working = {"Preparing", "Queued", "Training", "Evaluating", "RollingOut"}
     if found.phase in working:
@@ -126,4 +128,4 @@ def _next(job: finetunejob.FineTuneJob, found: statuses.FineTuneJobStatus) -> tu
         return f"topcoat report {name}", "says why it was not promoted"
     if found.served_version is not None:
         return f'topcoat ask {name} "…"', f"asks {found.served_version}"
-    return "topcoat run -f job.yaml --local", "runs it"
+    return None

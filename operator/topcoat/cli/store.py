@@ -8,7 +8,6 @@ finetunejobs/<name>.json   aliases.json   profiles/<name>.yaml   jobs/<name>-<ui
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import uuid
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import pydantic
 
 from topcoat.api import finetunejob, names
 from topcoat.api import profile as profiles
-from topcoat.cli import durable, terminal
+from topcoat.cli import durable, place, terminal
 from topcoat.plan import shown
 
 
@@ -47,7 +46,8 @@ class Store:
         """The job of that name, or of `finetunejob.topcoat.dev/name`. Fails with what the store has instead."""
         name = name.rpartition("/")[2]
         if name not in (known := self.names()):
-            self._unknown(name, known)
+            begin = "`topcoat run -f job.yaml --local` makes the first one; another store is named with --store DIR"
+            place.unknown(name, known, f"the store {self.root}", begin)
         path = self.objects / f"{name}.json"
         try:
             return finetunejob.FineTuneJob.model_validate_json(path.read_bytes())
@@ -55,16 +55,6 @@ class Store:
             first = error.errors(include_input=False)[0]
             field = ".".join(map(str, first["loc"])) or "the file"
             terminal.fail(f"{field}: {first['msg']}", where=str(path), hint="restore the file from a back-up")
-
-    def _unknown(self, name: str, known: list[str]) -> None:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = (
-            f"`topcoat get` lists the jobs there: {', '.join(known[:8])}"
-            if known
-            else "`topcoat run -f job.yaml --local` makes the first one; another store is named with --store DIR"
-        )
-        meant = f"; did you mean {near[0]!r}?" if near else ""
-        terminal.fail(f"there is no job {name!r} in the store {self.root}{meant}", hint=hint)
 
     def job_folder(self, job: finetunejob.FineTuneJob) -> Path:
         """Where a job's runs and versions lie."""
@@ -141,6 +131,6 @@ class Store:
             return profiles.FineTuneProfile.read(yaml.safe_load(path.read_bytes()))
         except (yaml.YAMLError, pydantic.ValidationError, UnicodeDecodeError, TypeError) as error:
             said = error.errors(include_input=False)[0] if isinstance(error, pydantic.ValidationError) else None
-            place = ".".join(map(str, said["loc"])) if said else "the file"
+            field = ".".join(map(str, said["loc"])) if said else "the file"
             text = said["msg"] if said else "this is not YAML"
-            terminal.fail(f"{place}: {text}", str(path), "`topcoat explain ftp.spec` says what a profile takes")
+            terminal.fail(f"{field}: {text}", str(path), "`topcoat explain ftp.spec` says what a profile takes")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
@@ -38,9 +39,15 @@ def show_failure(failure: Failure) -> None:
     place = f"{failure.where}: " if failure.where else ""
     lines = [f"{paint('Error', 'red', sys.stderr)}: {place}{failure.message.rstrip('.')}"]
     if failure.hint:
-        lines.append(f"{paint('To fix it', 'bold', sys.stderr)}: {failure.hint}")
+        hint = failure.hint.replace("`topcoat ", f"`{program()} ")
+        lines.append(f"{paint('To fix it', 'bold', sys.stderr)}: {hint}")
     sys.stderr.write(clean("\n".join(lines), keep_colours=colours(sys.stderr)) + "\n")
     sys.stderr.flush()
+
+
+def program() -> str:
+    """What people type to call us: `topcoat`, or `kubectl topcoat`."""
+    return "kubectl topcoat" if Path(sys.argv[0]).name.startswith("kubectl") else "topcoat"
 
 
 def say(text: str = "") -> None:
@@ -55,6 +62,8 @@ def note(text: str) -> None:
 
 def next_step(command: str, why: str = "") -> None:
     """The last line: the command to try next."""
+    if command.startswith("topcoat "):
+        command = program() + command.removeprefix("topcoat")
     said = f"Next: {paint(command, 'cyan')}"
     say(f"{said}   {paint(why, 'dim')}" if why else said)
 

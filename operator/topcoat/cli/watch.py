@@ -3,57 +3,40 @@
 from __future__ import annotations
 
 import sys
-import time
+from typing import TextIO
 
 from topcoat.api import finetunejob
-from topcoat.cli import durable, follow, option, store, terminal
+from topcoat.cli import follow, option, place, terminal
 from topcoat.plan import intent
 
-LOOK_SECONDS = 0.5
-LONGEST_START_SECONDS = 2.0
 
-
-def watch(name: option.Job, store_folder: option.Store = option.DEFAULT_STORE) -> None:
+@place.given
+def watch(name: option.Job, *, here: place.Place) -> None:
     """Follow a run: progress, time to go, loss curve. Ctrl-C ends the watching, not the run."""
-    here = store.Store(store_folder)
     job = here.job(name)
     try:
-        with follow.audience(here, job, sys.stdout) as audience:
-            job = _follow(here, job, audience)
+        job = followed(here, job, sys.stdout)
     except KeyboardInterrupt:
         terminal.say("No longer watching; the run goes on.")
-    _conclude(job)
+        terminal.next_step(f"topcoat status {job.metadata.name}{here.words}")
+        return
+    if not place.settled(job):
+        terminal.say("Nobody carries this job on at the moment.")
+        terminal.next_step(*here.runner)
+        return
+    terminal.next_step(f"topcoat status {job.metadata.name}{here.words}")
 
 
-def _follow(
-    here: store.Store, job: finetunejob.FineTuneJob, audience: follow.Lines | follow.View
-) -> finetunejob.FineTuneJob:
-    """Looks at the object again and again; whoever carries the job on writes it."""
-    name, said = job.metadata.name, ""
-    since = time.monotonic()
-    while True:
-        job = here.job(name)
-        if job.status is not None:
+def followed(here: place.Place, job: finetunejob.FineTuneJob, stream: TextIO) -> finetunejob.FineTuneJob:
+    """The job as it is when it is settled; what happens until then is told."""
+    said = ""
+    with follow.audience(job.metadata.name, here.progress(job), stream) as audience:
+        for job in here.changes(job.metadata.name):  # noqa: B020, PLR1704 - the newest state is what counts
+            if job.status is None:
+                continue
             ready = next((one for one in job.status.conditions if one.type == "Ready"), None)
             news = ready.message if ready is not None and ready.message != said else ""
             events = (intent.Event("Normal", ready.reason, news),) if ready is not None and news else ()
             said = ready.message if ready is not None else said
             audience.hear(job, intent.Plan(job.status, events=events))
-        carried_on = durable.is_taken(here.run_lock(name))
-        if not carried_on and time.monotonic() - since > (0 if _settled(job) else LONGEST_START_SECONDS):
-            return job
-        time.sleep(LOOK_SECONDS)
-
-
-def _settled(job: finetunejob.FineTuneJob) -> bool:
-    conditions = job.status.conditions if job.status else ()
-    return any(one.type == "Reconciling" and one.status == "False" for one in conditions)
-
-
-def _conclude(job: finetunejob.FineTuneJob) -> None:
-    name = job.metadata.name
-    if not _settled(job):
-        terminal.say("Nobody carries this job on at the moment.")
-        terminal.next_step("topcoat run -f job.yaml --local", "goes on where it stopped")
-        return
-    terminal.next_step(f"topcoat status {name}")
+    return job
