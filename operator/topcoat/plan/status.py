@@ -107,7 +107,9 @@ def _kstatus(headline: Headline) -> dict[conditions.Condition, Word]:
 
 
 def _condition(case: Case, known: statuses.ConditionStatus, word: Word | None) -> statuses.ConditionStatus:
-    if word is None:
+    generation = case.job.metadata.generation
+    told = (known.status, known.reason, known.message, known.observed_generation)
+    if word is None or told == (word.status, word.reason, shown.clip(word.message), generation):
         return known
     moved = word.status != known.status
     return statuses.ConditionStatus(
@@ -115,7 +117,7 @@ def _condition(case: Case, known: statuses.ConditionStatus, word: Word | None) -
         status=word.status,
         reason=word.reason,
         message=shown.clip(word.message),
-        observed_generation=case.job.metadata.generation,
+        observed_generation=generation,
         last_transition_time=shown.time(case.now) if moved else known.last_transition_time,
     )
 
