@@ -154,6 +154,22 @@ def test_an_edit_in_the_middle_of_a_run_is_another_run_after_it(story: Story) ->
     assert second.endswith("-r2-a1")
 
 
+def test_an_edit_at_the_very_moment_of_a_status_write_is_not_lost(story: Story) -> None:
+    team, operator, gate = story
+    operator.start()
+    edits: list[str] = []
+
+    def edit(what: str) -> None:
+        if what.endswith("/finetunejobs/claims/status") and not edits:
+            edits.append(what)
+            team.apply(suspend=True)
+
+    gate.plan.meanwhile = edit
+    team.apply()
+    team.until("suspended", lambda said: said["phase"] == "Suspended", seconds=20)
+    assert edits
+
+
 def test_a_profile_that_changes_does_not_touch_a_run_that_is_going_on(story: Story) -> None:
     team, operator, _ = story
     operators.make_profile(team.plane, team.namespace, {"trainer": {"nodeSelector": {"pool": "old"}}})

@@ -46,6 +46,8 @@ class Plan:
     number: int = 0
     fault: Fault | None = None
     kill: Callable[[], None] = lambda: None
+    meanwhile: Callable[[str], None] = lambda _: None
+    """Called before each write is passed on, with what it is."""
     writes: list[str] = field(default_factory=list)
     happened: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -71,7 +73,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else None
         counted = self.command in WRITES and not any(part in self.path for part in UNCOUNTED)
-        fault = self.gate.plan.next_fault(f"{self.command} {self.path.split('?')[0]}") if counted else None
+        what = f"{self.command} {self.path.split('?')[0]}"
+        fault = self.gate.plan.next_fault(what) if counted else None
+        if counted:
+            self.gate.plan.meanwhile(what)
         if fault is Fault.KILLED_BEFORE:
             self.gate.plan.kill()
             self.close_connection = True

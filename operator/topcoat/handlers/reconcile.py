@@ -138,7 +138,9 @@ async def _write(
     version = int(made["metadata"]["resourceVersion"])
     place = (meta.namespace, meta.name)
     newest = state.known.jobs.get(place)
-    if newest is job and version > state.known.versions.get(key, -1):
+    # An edit that came between is in the answer, but not in what we know: its own event must be heard.
+    edited = made["metadata"].get("generation", 0) != meta.generation
+    if newest is job and not edited and version > state.known.versions.get(key, -1):
         state.known.versions[key] = version
         state.known.jobs[place] = job.model_copy(update={"status": said})
 
