@@ -11,8 +11,13 @@ NOTE = "<!-- Generated from topcoat.cli by `make generate`. Do not edit. -->\n\n
 
 INTRODUCTION = (
     "Output goes to standard output; errors, and words beside an answer, go to standard error. An error ends a",
-    "command with exit code 1; `topcoat run` has [more exit codes](exit-codes.md). `NO_COLOR` turns colours off,",
-    "`TOPCOAT_STORE` names the store, and `TOPCOAT_DEBUG=1` shows where an unexpected error comes from.",
+    "command with exit code 1; `topcoat run` and `topcoat apply --watch` have [more exit codes](exit-codes.md).",
+    "`NO_COLOR` turns colours off, `TOPCOAT_STORE` names the store, and `TOPCOAT_DEBUG=1` shows where an unexpected",
+    "error comes from.",
+    "",
+    "Verbs with `--store` and `--cluster` work on the local store, and with any of `--cluster`, `--namespace`,",
+    "`--context` and `--kubeconfig` on [a cluster](../how-to/work-with-a-cluster.md). `kubectl topcoat` always means",
+    "the cluster.",
     "",
 )
 

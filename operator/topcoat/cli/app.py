@@ -46,6 +46,7 @@ VERBS: dict[str, dict[str, str]] = {
     "Look up": {
         "schema": "The manifest's JSON schema, for editors",
         "explain": "What a field of the manifest means",
+        "support-bundle": "What helps to find a fault, without secrets and data",
         "version": "Versions of Topcoat and of the libraries it uses",
     },
 }

@@ -1,4 +1,4 @@
-"""`topcoat doctor data`: every row of a data file that cannot be used, and what the file looks like. Needs no model."""
+"""`topcoat doctor`: what is wrong with a data file, row by row, or with a cluster, check by check. Needs no model."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from topcoat.api import dataset, exits
-from topcoat.cli import option, show, terminal, trainer_process
+from topcoat.cli import cluster as clusters
+from topcoat.cli import option, place, show, terminal, trainer_process
 
 Report = dict[str, Any]
 LISTED_PROBLEMS = 20
 LISTED_LABELS = 12
+VERDICT_STYLES = {"ok": "green", "blocks": "red", "mind": "yellow", "unknown": "dim"}
 
 doctor = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @doctor.callback()
 def _doctor() -> None:
-    """Check data before anything is trained."""
+    """Check data, or a cluster, before anything is trained."""
 
 
 DataFile = Annotated[
@@ -59,6 +61,33 @@ def data(  # noqa: PLR0913 - each is an option that a person gives
     else:
         _show(file, report)
     return code
+
+
+@doctor.command("cluster", short_help="Check whether a cluster can tune and serve")
+@place.given_cluster
+def cluster(output: option.Answer = option.Plain.TEXT, *, here: clusters.Cluster) -> int:
+    """Check whether a cluster can tune and serve, and what you may do there. Exit code 1 if something blocks."""
+    from topcoat.cli import examination
+
+    found = list(examination.findings(here.api))
+    blocked = any(one.verdict == "blocks" for one in found)
+    if output is option.Plain.JSON:
+        terminal.say(examination.as_json(found))
+        return int(blocked)
+    terminal.say(f"{terminal.paint(terminal.clean(here.describe()), 'bold')}\n")
+    wide = max(len(one.check) for one in found)
+    for one in found:
+        verdict = terminal.paint(one.verdict.ljust(7), VERDICT_STYLES[one.verdict])
+        terminal.say(f"  {verdict}  {one.check.ljust(wide)}  {terminal.clean(one.message)}")
+        if one.hint:
+            word = "to fix it" if one.verdict == "blocks" else "note"
+            terminal.say(f"{' ' * (wide + 13)}{terminal.paint(word, 'dim')}: {one.hint}")
+    terminal.say()
+    if blocked:
+        terminal.next_step(f"topcoat doctor cluster{here.words}", "again, when what blocks is mended")
+    else:
+        terminal.next_step(f"topcoat apply -f job.yaml --watch{here.words}", "tunes, judges and serves")
+    return int(blocked)
 
 
 def examine(file: Path, arguments: list[str]) -> Report:
