@@ -129,8 +129,12 @@ def _cat(here: cluster.Cluster, pod: str, path: str) -> bytes | None:
             binary=True,
             _preload_content=False,
         )
-        found = _all(said, path)
-        return found if said.returncode == 0 else None
+        try:
+            found = _all(said, path)
+            return found if said.returncode == 0 else None
+        finally:
+            said.close()
+            said.sock.shutdown()  # a web socket that the other side has closed keeps its connection open
 
 
 def _all(said: Any, path: str) -> bytes:
