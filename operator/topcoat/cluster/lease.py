@@ -42,7 +42,8 @@ class Lease:
             try:
                 kept = await self._try()
             except client.ApiError as error:
-                if not error.passing or _now() - self.renewed_at > self.seconds:
+                # Whatever it says: an API server that has just started refuses its own users for a moment.
+                if _now() - self.renewed_at > self.seconds:
                     raise Lost(f"the Lease could not be renewed: {error.reason}") from error
                 continue
             if not kept:
