@@ -167,7 +167,9 @@ def test_a_suspended_job_gives_its_pods_back_and_goes_on_with_the_same_attempt(t
     team.until("suspended", lambda said: said["phase"] == "Suspended")
     pod = team.pods(job)
     if pod:  # without a kubelet nobody ends it
-        team.plane.kubectl("delete", "pod", pod[-1]["metadata"]["name"], "-n", team.namespace, "--force")
+        team.plane.kubectl(
+            "delete", "pod", pod[-1]["metadata"]["name"], "-n", team.namespace, "--force", "--ignore-not-found"
+        )
     deadline = time.monotonic() + 20
     while team.children("train"):
         assert time.monotonic() < deadline

@@ -106,6 +106,13 @@ def _remembered(case: Case, prepared: observed.Prepared) -> status.PreparedStatu
     )
 
 
+def _place(case: Case, report: reports.PrepareReport) -> dict[str, str]:
+    """Where servers find the base model. On one machine folders move; nothing is remembered of them."""
+    if case.seen.mode is observed.Mode.LOCAL:
+        return {}
+    return {"id": shown.clip(report.base_model.id, 253), "path": shown.clip(report.base_model.path)}
+
+
 def _found(case: Case, prepared: observed.Prepared) -> dict[str, object]:
     report = prepared.report
     assert report is not None  # noqa: S101 (the caller looked)
@@ -122,8 +129,7 @@ def _found(case: Case, prepared: observed.Prepared) -> dict[str, object]:
         "base_model": status.BaseModelStatus(
             resolved_revision=shown.clip(report.base_model.revision, 253),
             digest=shown.clip(report.base_model.digest, 253),
-            id=shown.clip(report.base_model.id, 253),
-            path=shown.clip(report.base_model.path),
+            **_place(case, report),
         ),
         "estimate": status.EstimateStatus(
             memory=shown.size(estimate.memory_bytes), duration_seconds=shown.whole(estimate.duration_seconds)
