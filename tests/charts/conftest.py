@@ -48,7 +48,9 @@ def installed(bare_plane: planes.ControlPlane) -> Iterator[planes.ControlPlane]:
     assert done.returncode == 0, done.stderr
     yield bare_plane
     charts.run("uninstall", *arguments, kubeconfig=bare_plane.kubeconfig)
-    bare_plane.kubectl("delete", "-f", str(charts.ROOT / "crds"), "--ignore-not-found", "--timeout=30s")
+    bare_plane.kubectl(
+        "delete", "-f", str(charts.ROOT / "crds"), "--ignore-not-found", "--timeout=150s", timeout_seconds=180
+    )
 
 
 @pytest.fixture

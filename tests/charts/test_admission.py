@@ -156,9 +156,9 @@ def test_a_reference_cannot_be_kept_and_its_surroundings_changed(
 ) -> None:
     """Else the next run would carry Ann's token to an address of Ben's."""
     said = apply("ann", {"tracking": [{"type": "MLflow", "uri": "https://ours.example.com"} | REF]})
-    namespace = installed.kubectl(
-        "get", "ftj", "-A", "-o", "jsonpath={.items[?(@.metadata.name=='mine')].metadata.namespace}"
-    )
+    # Those of earlier tests may still be going.
+    found = "jsonpath={.items[?(@.metadata.name=='mine')].metadata.namespace}"
+    *_, namespace = installed.kubectl("get", "ftj", "-A", "--sort-by=.metadata.creationTimestamp", "-o", found).split()
     assert "mine" in said
     ben = f"--kubeconfig={installed.kubeconfig_of('ben')}"
     patch = [{"op": "replace", "path": "/spec/tracking/0/uri", "value": "https://bens.example.com"}]

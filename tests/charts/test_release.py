@@ -29,7 +29,9 @@ def plane(bare_plane: planes.ControlPlane) -> Iterator[planes.ControlPlane]:
     yield bare_plane
     for name, namespace in (RELEASE[::2], ("two", "second")):
         charts.run("uninstall", name, "--namespace", namespace, kubeconfig=bare_plane.kubeconfig)
-    bare_plane.kubectl("delete", "-f", str(charts.ROOT / "crds"), "--ignore-not-found", "--timeout=30s")
+    bare_plane.kubectl(
+        "delete", "-f", str(charts.ROOT / "crds"), "--ignore-not-found", "--timeout=150s", timeout_seconds=180
+    )
     bare_plane.kubectl("delete", "namespace", charts.NAMESPACE, "second", "--ignore-not-found", "--timeout=60s")
 
 
@@ -68,7 +70,7 @@ def leftovers(plane: planes.ControlPlane) -> list[str]:
 def test_uninstall_takes_the_kinds_away_where_that_is_wanted(plane: planes.ControlPlane) -> None:
     install(plane, "--set", "crds.keep=false")
     helm(plane, "uninstall", *RELEASE)
-    plane.kubectl("wait", "--for=delete", "-f", str(charts.ROOT / "crds"), "--timeout=30s")
+    plane.kubectl("wait", "--for=delete", "-f", str(charts.ROOT / "crds"), "--timeout=50s")
     assert "topcoat.dev" not in plane.kubectl("get", "crd")
 
 

@@ -17,6 +17,7 @@ from topcoat.plan.order import order
 
 C = conditions.Condition
 PHASE = conditions.Phase
+ADMITTED = Word("True", "Admitted", "the run has its resources")
 UNKNOWN = Word("Unknown", "NotYetKnown", conditions.REASONS["NotYetKnown"].meaning)
 
 
@@ -159,7 +160,7 @@ def _start(case: Case, wish: Wish, run: status.RunStatus, *, fresh: bool) -> Tra
 
 def _working(message: str, actions: tuple[Action, ...], **more: Any) -> Stage:
     words = {
-        C.ADMITTED: Word("True", "Admitted", "the run has its resources"),
+        C.ADMITTED: ADMITTED,
         C.TRAINED: Word("False", "Training", message),
         C.EVALUATED: UNKNOWN,
         C.PROMOTED: UNKNOWN,
@@ -248,6 +249,8 @@ def _over(case: Case, run: status.RunStatus, judged: outcome.Outcome | None) -> 
             C.TRAINED: Word("True", "Completed", f"run {run.number} trained its tail"),
             C.EVALUATED: Word("True", "Completed", f"{name} was judged and sealed"),
         }
+        if not case.held(case.job.spec):
+            words[C.ADMITTED] = ADMITTED
         return Stage(words, updates=progress.updates(case, run))
     if judged is not None and judged.kind is outcome.Kind.FAILED:
         return _failed(run, judged)
