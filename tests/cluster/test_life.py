@@ -81,7 +81,7 @@ def test_where_nothing_happens_nothing_is_written(team: Team, operator: operator
     time.sleep(2)
     team.plane.requests.mark()
     time.sleep(5)
-    asked = team.plane.requests.requests(operator.user)
+    asked = team.plane.requests.requests(operator.user, team.namespace)
     assert [(one.verb, one.resource) for one in asked if one.writes and one.resource != "leases"] == []
 
 
