@@ -71,6 +71,15 @@ class Client:
     async def create(self, body: Json) -> Json:
         return await self._send("POST", body["kind"], _path(body), body)
 
+    async def create_unless_there(self, body: Json) -> Json | None:
+        """Creates; None where one of that name is there already."""
+        try:
+            return await self.create(body)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            return None
+
     async def apply(self, body: Json, manager: str = metadata.FIELD_MANAGER, *, force: bool = True) -> Json:
         """Server-side apply: fields that we set are ours, all others stay."""
         return await self._patch(_path(body, named=True), body, manager, force)

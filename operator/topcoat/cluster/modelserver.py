@@ -135,7 +135,7 @@ class Hands:
         )
         model, _ = profiles.resolved(wanted.spec.base_model, found)
         spec = wanted.spec.model_copy(update={"base_model": model})
-        shape = deployment.Server(owner, spec, file, found, decided.claims or (), decided.tokens)
+        shape = deployment.Server(owner, spec, file, found, decided.claims, decided.tokens)
         return [
             configmap.configmap(owner, file),
             service.service(owner),

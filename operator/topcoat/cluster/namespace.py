@@ -17,11 +17,7 @@ async def ready(
     if made.get(name) == made_from:
         return
     for body in claim.claims(namespace, found.spec.storage):
-        try:
-            await api.create(body)
-        except client.ApiError as error:
-            if error.reason != "AlreadyExists":
-                raise
+        await api.create_unless_there(body)
     for body in networkpolicy.policies(namespace, platform.operator_namespace, found):
         await api.apply(body)
     made[name] = made_from

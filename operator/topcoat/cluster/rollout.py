@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from topcoat.api import base_model, finetunejob, lifecycle, metadata, modelserver, names, server, serving
+from topcoat.api import base_model, finetunejob, metadata, modelserver, names, server, serving
 from topcoat.cluster import client, clock, memory, served
 from topcoat.cluster.queue import Key
 from topcoat.manifests import claim, configmap, deployment
@@ -86,18 +86,12 @@ async def loaded(api: client.Client, known: memory.Memory, place: memory.Name) -
 
 async def _make_server(api: client.Client, known: memory.Memory, job: finetunejob.FineTuneJob, name: str) -> None:
     body = model_server(job, name)
-    try:
-        made = await api.create(body)
-    except client.ApiError as error:
-        if error.reason != "AlreadyExists":
-            raise
-        made = await api.get_or_none("ModelServer", job.metadata.namespace, name) or body
-    known.servers[job.metadata.namespace, name] = made
+    made = await api.create_unless_there(body) or await api.get_or_none("ModelServer", job.metadata.namespace, name)
+    known.servers[job.metadata.namespace, name] = made or body
 
 
 def model_server(job: finetunejob.FineTuneJob, name: str) -> Json:
     """The ModelServer of a job that has none yet."""
-    dedicated = job.spec.serving.mode is serving.Mode.DEDICATED
     spec = modelserver.ModelServerSpec(
         profile=job.spec.profile,
         base_model=base_model.BaseModel(
@@ -105,10 +99,10 @@ def model_server(job: finetunejob.FineTuneJob, name: str) -> Json:
         ),
         engine=serving.Engine.TRANSFORMERS,
         replicas=job.spec.serving.replicas,
-        resources=lifecycle.Resources.model_validate(job.spec.serving.resources.as_json()),
+        resources=job.spec.serving.resources,
     )
     meta = labels.shared(name, job.metadata.namespace)
-    if dedicated:
+    if job.spec.serving.mode is serving.Mode.DEDICATED:
         meta["labels"][labels.JOB] = names.label(job.metadata.name)
     return {
         "apiVersion": metadata.API_VERSION,

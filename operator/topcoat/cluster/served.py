@@ -8,7 +8,7 @@ from __future__ import annotations
 from topcoat.api import finetunejob, names, server, serving
 from topcoat.cluster import memory
 from topcoat.cluster.record import PodRecord
-from topcoat.manifests import service
+from topcoat.manifests import metadata, service
 from topcoat.plan import observed
 
 
@@ -32,7 +32,7 @@ def server_name_or_none(known: memory.Memory, job: finetunejob.FineTuneJob) -> s
 
 def is_ours(body: memory.Json) -> bool:
     """Whether the operator made this ModelServer: then it goes when its last alias goes."""
-    return bool((body["metadata"].get("labels") or {}).get("app.kubernetes.io/managed-by") == "topcoat")
+    return bool((body["metadata"].get("labels") or {}).get(metadata.MANAGED_BY) == metadata.MANAGER)
 
 
 def ready_pods(known: memory.Memory, namespace: str, name: str) -> list[PodRecord]:

@@ -27,11 +27,7 @@ async def keep(api: client.Client, known: memory.Memory, namespace: str, found: 
     key = digest(found)
     if (namespace, key) in known.snapshots:
         return
-    try:
-        await api.create(configmap.profile_snapshot(name(key), namespace, found))
-    except client.ApiError as error:
-        if error.reason != "AlreadyExists":
-            raise
+    await api.create_unless_there(configmap.profile_snapshot(name(key), namespace, found))
     known.snapshots[namespace, key] = found
 
 

@@ -19,9 +19,6 @@ async def read_or_make(api: client.Client, namespace: str) -> bytes:
             return base64.b64decode(found["data"][FIELD])
         data = {FIELD: base64.b64encode(secrets.token_bytes(32)).decode()}
         meta = {"name": NAME, "namespace": namespace}
-        try:
-            await api.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "data": data})
-        except client.ApiError as error:
-            if error.reason != "AlreadyExists":
-                raise
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "data": data}
+        await api.create_unless_there(body)
     raise client.ApiError(0, "NoKey", f"the Secret {NAME} can neither be read nor made")

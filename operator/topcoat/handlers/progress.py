@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 BODY_BYTES = 16_384
 INTERVAL_SECONDS = 10.0
 REVIEW_SECONDS = 300.0
-MANAGER = f"{labels.FIELD_MANAGER}-progress"
 POD_NAME = "authentication.kubernetes.io/pod-name"
 POD_UID = "authentication.kubernetes.io/pod-uid"
 
@@ -119,7 +118,7 @@ class Ear:
             },
         }
         with contextlib.suppress(client.ApiError):
-            await self.api.apply_status(body, MANAGER)
+            await self.api.apply_status(body, labels.PROGRESS_MANAGER)
 
 
 def _read(data: bytes) -> report.Progress:

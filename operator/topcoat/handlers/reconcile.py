@@ -12,14 +12,13 @@ from topcoat.cluster.queue import Key
 from topcoat.handlers import measure
 from topcoat.handlers.state import State
 from topcoat.manifests import metadata as labels
-from topcoat.plan import intent
+from topcoat.plan import intent, shown
 from topcoat.plan import plan as plans
 
 Json = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_MANAGER = f"{labels.FIELD_MANAGER}-progress"
 STUCK_SECONDS = 10.0
 
 
@@ -104,7 +103,7 @@ async def _tell(state: State, key: Key, job: finetunejob.FineTuneJob, decided: i
     said = decided.status
     before = job.status or status.FineTuneJobStatus()
     if said.progress != before.progress:
-        await _write(state, job, said, {"progress": _json(said.progress)}, PROGRESS_MANAGER)
+        await _write(state, job, said, {"progress": _json(said.progress)}, labels.PROGRESS_MANAGER)
         job = state.known.jobs.get((key.namespace, key.name), job)
     if said.model_copy(update={"progress": None}) != before.model_copy(update={"progress": None}):
         body = said.as_json()
@@ -164,7 +163,7 @@ async def _say_invalid(state: State, key: Key) -> None:
     """An object that we cannot read: said in its conditions, and nothing is started or stopped for it."""
     body, why = state.known.invalid[key.namespace, key.name]
     meta = body["metadata"]
-    moment = clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = shown.time(clock.now())
     words = (("Ready", "False"), ("Reconciling", "False"), ("Stalled", "True"))
     said = [
         {

@@ -25,6 +25,7 @@ VERSIONS = f"{metadata.GROUP}/versions"
 TRIGGER = f"{metadata.GROUP}/trigger"
 QUEUE = "kueue.x-k8s.io/queue-name"
 FIELD_MANAGER = "topcoat"
+PROGRESS_MANAGER = f"{FIELD_MANAGER}-progress"
 
 
 class Role(StrEnum):

@@ -26,7 +26,6 @@ class User:
     replicas: int
     base: status.BaseModelStatus | None
     token_secret: str | None = None
-    claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
