@@ -78,12 +78,7 @@ TUNING = (
     Panel("Loss of runs that train now", ((f"topcoat_train_loss{_JOBS}", "{{namespace}}/{{finetunejob}}"),)),
     Panel(
         "Tokens trained a second",
-        (
-            (
-                f"sum by (namespace, finetunejob) (rate(topcoat_train_tokens_total{_JOBS}[$__rate_interval]))",
-                "{{namespace}}/{{finetunejob}}",
-            ),
-        ),
+        ((f"topcoat_train_tokens_per_second{_JOBS}", "{{namespace}}/{{finetunejob}}"),),
     ),
     Panel(
         "Score: base model, what serves, candidate",

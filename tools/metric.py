@@ -30,7 +30,7 @@ METRICS = (
     Metric("topcoat_run_duration_seconds", "histogram", ("result",), "time from a run's start to its end"),
     Metric("topcoat_queue_wait_seconds", "histogram", (), "time from a trainer Job's creation to its pod's start"),
     Metric("topcoat_train_loss", "gauge", _JOB, "loss of the run that trains now"),
-    Metric("topcoat_train_tokens_total", "counter", _JOB, "tokens that were trained on"),
+    Metric("topcoat_train_tokens_per_second", "gauge", _JOB, "speed of the run that trains now"),
     Metric(
         "topcoat_eval_score",
         "gauge",

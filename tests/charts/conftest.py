@@ -31,7 +31,7 @@ def programs() -> None:
 
 @pytest.fixture(scope="session")
 def bare_plane() -> Iterator[planes.ControlPlane]:
-    """Without Topcoat's kinds."""
+    """Without Topcoat, at first."""
     plane = planes.ControlPlane(folder.Owned.new("chart"))
     try:
         plane.start()
@@ -48,9 +48,6 @@ def installed(bare_plane: planes.ControlPlane) -> Iterator[planes.ControlPlane]:
     assert done.returncode == 0, done.stderr
     yield bare_plane
     charts.run("uninstall", *arguments, kubeconfig=bare_plane.kubeconfig)
-    bare_plane.kubectl(
-        "delete", "-f", str(charts.ROOT / "crds"), "--ignore-not-found", "--timeout=150s", timeout_seconds=180
-    )
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.support import charts
-from topcoat.api import conditions, promotion
+from topcoat.api import conditions, finetunejob, promotion
 from topcoat.handlers import metrics
 
 ALERTS: list[dict[str, str]] = yaml.safe_load((charts.CHART / "alerts.yaml").read_text())["alerts"]
@@ -36,6 +36,7 @@ def _tool(name: str) -> ModuleType:
 
 
 METRICS = _tool("metric").METRICS
+DIGEST = "sha256:" + "1" * 64
 LABELS = {series: {*metric.labels, "le"} for metric in METRICS for series in metric.series}
 
 
@@ -60,22 +61,62 @@ def test_every_query_uses_metrics_and_labels_of_the_table() -> None:
     assert unknown('sum by (node) (topcoat_missing{x="y"})') == ["topcoat_missing", "node", "x"]
 
 
-# In the table, and in the dashboards, but not in the operator yet. One that is there by now fails the test below.
-PROMISED = {"topcoat_train_tokens_total", "topcoat_adapter_info"}
-
-
 def test_the_operators_metrics_are_those_of_the_table() -> None:
     found = metrics.Metrics("1")
-    found.watch(Counter, lambda: 0, Counter({("GET", "Pod", 200): 1}))
+    found.watch(list, lambda: 0, Counter({("GET", "Pod", 200): 1}))
     families = {family.name: family for family in found.registry.collect()}
     shown = {(name if family.type != "counter" else f"{name}_total"): family.type for name, family in families.items()}
-    table = {metric.name: metric.kind for metric in METRICS}
-    assert shown == {name: kind for name, kind in table.items() if name not in PROMISED}
+    assert shown == {metric.name: metric.kind for metric in METRICS}
     labels = {metric.name: metric.labels for metric in METRICS}
-    labelled = (found.runs, found.run_seconds, found.queue_wait_seconds, found.promotions, found.failures)
-    for series in (*labelled, found.score, found.loss, found.reconcile_seconds):
+    counted = (found.runs, found.run_seconds, found.queue_wait_seconds, found.promotions, found.failures)
+    for series in (*counted, found.reconcile_seconds):
         (family,) = series.describe()
         assert series._labelnames == labels.get(family.name, labels.get(f"{family.name}_total"))
+
+
+def told(job: finetunejob.FineTuneJob) -> set[tuple[str, tuple[str, ...], float]]:
+    """Name, values of the labels in the table's order, and value, of what is said of one job."""
+    found = metrics.Metrics("1")
+    found.watch(lambda: [job], lambda: 0, Counter())
+    order = {metric.name: metric.labels for metric in METRICS}
+    samples = [sample for family in found.registry.collect() for sample in family.samples]
+    mine = [sample for sample in samples if "finetunejob" in sample.labels]
+    return {(one.name, tuple(one.labels[label] for label in order[one.name]), one.value) for one in mine}
+
+
+def test_what_a_job_says_is_told_as_long_as_it_is_true() -> None:
+    evaluation = {"base": "0.4", "candidate": "0.9", "verdict": "Promote"}
+    said = {
+        "phase": "Training",
+        "progress": {"loss": "1.5", "tokensPerSecond": "820"},
+        "evaluation": evaluation,
+        "servedVersion": "v1",
+        "versions": [
+            {"version": "v1", "digest": DIGEST, "state": "Promoted"},
+            {"version": "v2", "digest": DIGEST, "state": "Rejected"},
+        ],
+    }
+    job = _job(said)
+    who = ("team", "claims")
+    standing = {
+        ("topcoat_eval_score", (*who, "base"), 0.4),
+        ("topcoat_eval_score", (*who, "candidate"), 0.9),
+        ("topcoat_adapter_info", (*who, "v1", DIGEST), 1.0),
+    }
+    moving = {("topcoat_train_loss", who, 1.5), ("topcoat_train_tokens_per_second", who, 820.0)}
+    assert told(job) == standing | moving
+    assert told(_job({**said, "phase": "Ready"})) == standing
+    assert told(_job({})) == set()
+
+
+def _job(said: dict[str, Any]) -> finetunejob.FineTuneJob:
+    body = {
+        "apiVersion": "topcoat.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "claims", "namespace": "team"},
+        "spec": {"baseModel": {"uri": "hf://a/b"}, "dataset": {"train": {"uri": "pvc://c/d.jsonl"}}},
+    }
+    return finetunejob.FineTuneJob.model_validate({**body, "status": said} if said else body)
 
 
 def test_every_metric_is_shown_somewhere() -> None:

@@ -48,8 +48,8 @@ class Agents:
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, pydantic.ValidationError):  # noqa: UP041 - as in client
             memo.agents.pop(pod.uid, None)
             return before is not None
-        memo.agents[pod.uid] = memory.PodState(state, asyncio.get_running_loop().time())
-        return before is None or before.state != state
+        memo.agents[pod.uid] = state
+        return before != state
 
     async def _push(self, place: memory.Name, memo: memory.ServerMemory, pod: PodRecord) -> None:
         told = memo.pushed.get(pod.uid, {})

@@ -20,22 +20,14 @@ Name = tuple[str, str]
 
 
 @dataclass(slots=True)
-class PodState:
-    """What an agent said last."""
-
-    state: server.AgentState
-    at: float
-
-
-@dataclass(slots=True)
 class ServerMemory:
     """A model server's alias files, and what its agents say."""
 
     aliases: dict[str, server.AliasFile] = field(default_factory=dict)
     loaded: bool = False
     """Whether the ConfigMap was read since this process began."""
-    agents: dict[str, PodState] = field(default_factory=dict)
-    """By UID of the pod."""
+    agents: dict[str, server.AgentState] = field(default_factory=dict)
+    """What each agent said last, by UID of its pod."""
     applied: str = ""
     """Hash of the objects that were applied last."""
     pushed: dict[str, dict[str, int]] = field(default_factory=dict)

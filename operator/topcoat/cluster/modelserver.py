@@ -80,7 +80,7 @@ class Hands:
             aliases=dict(memo.aliases),
             desired_pods=wanted.spec.replicas,
             ready_pods=len(pods),
-            states=[memo.agents[found.uid].state for found in pods if found.uid in memo.agents],
+            states=[memo.agents[found.uid] for found in pods if found.uid in memo.agents],
             waiting=next((wait for wait in waits if wait), None),
             problem=f"there is no FineTuneProfile {wanted.spec.profile!r}" if missing else "",
         )

@@ -61,7 +61,7 @@ def server_or_none(known: memory.Memory, job: finetunejob.FineTuneJob) -> observ
     memo = known.agents[namespace, name]
     file = memo.aliases.get(job.alias)
     pods = ready_pods(known, namespace, name)
-    states = [memo.agents[pod.uid].state for pod in pods if pod.uid in memo.agents]
+    states = [memo.agents[pod.uid] for pod in pods if pod.uid in memo.agents]
     all_told = bool(pods) and len(states) == len(pods)
     pending = [pod for pod in known.pods_of(namespace, name) if pod.phase == "Pending" and not pod.deleting]
     waits = (pod.waiting or known.stuck.get(pod.uid) for pod in pending)

@@ -12,7 +12,6 @@ import importlib.metadata
 import logging
 import os
 import signal
-from collections import Counter
 
 import kopf
 
@@ -59,11 +58,7 @@ async def _state(wanted: settings.Settings, api: client.Client) -> State:
     own = await _key(api, wanted.pod_namespace)
     agents = agent.Agents(agent.session(), own)
     series = metrics.Metrics(importlib.metadata.version("topcoat"))
-    series.watch(
-        lambda: Counter(job.status.phase.value if job.status else "Pending" for job in known.jobs.values()),
-        lambda: len(line),
-        api.counts,
-    )
+    series.watch(known.jobs.values, lambda: len(line), api.counts)
     return State(
         settings=wanted,
         api=api,

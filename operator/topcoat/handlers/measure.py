@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from topcoat.api import conditions, finetunejob, status
+from topcoat.api import conditions, status
 from topcoat.cluster import clock
 from topcoat.handlers import metrics
 from topcoat.plan import shown
@@ -10,28 +10,16 @@ from topcoat.plan import shown
 Phase = conditions.Phase
 
 
-def transition(
-    series: metrics.Metrics,
-    job: finetunejob.FineTuneJob,
-    before: status.FineTuneJobStatus,
-    after: status.FineTuneJobStatus,
-) -> None:
+def transition(series: metrics.Metrics, before: status.FineTuneJobStatus, after: status.FineTuneJobStatus) -> None:
     """Counts a run that ended, a verdict that fell, a wait that is over."""
-    meta = job.metadata
     if _ended(before, after):
         result = after.failure.category.value if after.failure else "Sealed"
         series.runs.labels(result).inc()
         series.run_seconds.labels(result).observe(_seconds(after.run))
     if after.evaluation is not None and after.evaluation != before.evaluation:
         series.promotions.labels(after.evaluation.verdict.value).inc()
-        scores = {"base": after.evaluation.base, "candidate": after.evaluation.candidate}
-        scores |= {"serving": after.evaluation.serving} if after.evaluation.serving is not None else {}
-        for subject, value in scores.items():
-            series.score.labels(meta.namespace, meta.name, subject).set(float(value or 0))
     if before.phase is Phase.QUEUED and after.phase is Phase.TRAINING:
         series.queue_wait_seconds.observe(_since(before))
-    if after.progress and after.progress.loss:
-        series.loss.labels(meta.namespace, meta.name).set(float(after.progress.loss))
 
 
 def _ended(before: status.FineTuneJobStatus, after: status.FineTuneJobStatus) -> bool:

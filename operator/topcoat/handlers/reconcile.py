@@ -109,7 +109,7 @@ async def _tell(state: State, key: Key, job: finetunejob.FineTuneJob, decided: i
         body = said.as_json()
         body.pop("progress", None)
         await _write(state, job, said, body, labels.FIELD_MANAGER)
-        measure.transition(state.metrics, job, before, said)
+        measure.transition(state.metrics, before, said)
     for found in decided.events:
         await event.post(state.api, job, found)
     return decided.look_again_seconds
@@ -147,7 +147,6 @@ async def _write(
 async def _gone(state: State, key: Key) -> None:
     """A job that is no more: its children go with it by themselves; its aliases do not."""
     known = state.known
-    state.metrics.forget(key.namespace, key.name)
     for group in (known.blocked, known.unsaid):
         group.pop(key, None)
     for place, memo in list(known.agents.items()):
