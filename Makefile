@@ -18,7 +18,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $
 PYTEST ?=
 # Extra words for the cluster: make cluster CLUSTER=--control-plane-only
 CLUSTER ?=
-# Extra words for a benchmark: make bench-operator BENCH="--json figures.json"
+# Extra words for a benchmark: make bench-operator BENCH="--rounds 3 --json figures.json"
 BENCH ?=
 # Extra words for the story: make e2e E2E="--model tiny"
 E2E ?=
@@ -73,7 +73,7 @@ images: setup ## Build the images topcoat/operator and topcoat/trainer with dock
 e2e: setup ## Live the whole story on a real cluster with the demo's model, and print how long each chapter takes (root)
 	@$(BIN)/python -m tests.e2e $(E2E)
 
-bench-operator: setup ## Measure the operator with 1,000 jobs at once: requests, CPU, memory, time
+bench-operator: setup ## Measure the operator beside Kubeflow Trainer's manager: 1,000 jobs at once, a restart, nothing (minutes)
 	@$(BIN)/python -m benchmarks.operator $(BENCH)
 
 cluster: setup ## Start a real one-node Kubernetes in a box of its own (root, Linux) and say how to use it

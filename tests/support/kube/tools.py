@@ -4,6 +4,7 @@ when a program of the same sources is there; parallel runs build once."""
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -54,6 +55,18 @@ def prepare() -> None:
     """All that tests of a control plane and of charts need."""
     for name in ("kubectl", "helm", "kubeconform"):
         program(name)
+
+
+def module(name: str) -> Path:
+    """The folder of a Go module's own files, `path@version`, as Go keeps it; fetched first if need be."""
+    environment = {**os.environ, "GOFLAGS": "", "GOWORK": "off"}
+    command = [_go_program(), "mod", "download", "-json", name]
+    done = subprocess.run(
+        command, cwd=folder.cache(), env=environment, check=False, capture_output=True, text=True, timeout=BUILD_SECONDS
+    )
+    if done.returncode:
+        raise NoTools(f"go mod download {name} failed:\n{(done.stderr or done.stdout)[-2000:]}")
+    return Path(json.loads(done.stdout)["Dir"])
 
 
 def _kubernetes() -> Path:

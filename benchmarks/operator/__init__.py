@@ -1,0 +1,1 @@
+"""The operator on a real control plane: what it costs, beside Kubeflow Trainer's manager and a bare client."""
