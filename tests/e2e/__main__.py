@@ -39,9 +39,11 @@ def main() -> int:
             if options.model == "smollm2":
                 with told.chapter("make the model and the data"):
                     material = story.demo_material(root / "demo")
+                told.bring(material)
                 story.live(told, material, RUN_SECONDS["smollm2"])
                 told.put(tiny)
             else:
+                told.bring(tiny)
                 story.live(told, tiny, RUN_SECONDS["tiny"])
             story.live_on_two_nodes(told, tiny, RUN_SECONDS["tiny"])
         finally:

@@ -33,11 +33,14 @@ CLAIM = "company-data"
 ASK = """
 import json, sys
 import openai
-url, model, text = sys.argv[1:]
-client = openai.OpenAI(base_url=url, api_key="none", timeout=60, max_retries=2)
-answer = client.chat.completions.create(
-    model=model, messages=[{"role": "user", "content": text}], temperature=0, max_tokens=8)
-print(json.dumps({"text": answer.choices[0].message.content, "digest": answer.system_fingerprint}))
+url, key, model, text = sys.argv[1:]
+client = openai.OpenAI(base_url=url, api_key=key, timeout=60, max_retries=2)
+try:
+    answer = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": text}], temperature=0, max_tokens=8)
+    print(json.dumps({"text": answer.choices[0].message.content, "digest": answer.system_fingerprint}))
+except openai.APIStatusError as error:
+    print(json.dumps({"code": error.status_code, "error": str(error)}))
 """
 
 
@@ -58,6 +61,7 @@ class Story:
 
     cluster: clusters.Cluster
     say: Callable[[str], None] = print
+    team: str = TEAM
     times: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -66,6 +70,11 @@ class Story:
         yield
         self.times[name] = time.monotonic() - began
         self.say(f"{self.times[name]:7.1f} s  {name}")
+
+    @property
+    def image(self) -> str:
+        """The trainer's, as pods of this cluster find it."""
+        return f"{node.REGISTRY}/topcoat/trainer:{images.version()}"
 
     # --- the platform team
 
@@ -92,82 +101,84 @@ class Story:
     def bring(self, material: Material) -> None:
         """The namespace admits restricted pods only."""
         with self.chapter("copy model and data onto a claim"):
-            self.cluster.create_namespace(TEAM, RESTRICTED)
+            self.cluster.create_namespace(self.team, RESTRICTED)
             self.put(material)
 
     def put(self, material: Material) -> None:
         """Model and data get onto a claim as `kubectl cp` puts them there, beside what is there."""
-        self.cluster.apply_objects(_loader(f"{node.REGISTRY}/topcoat/trainer:{images.version()}"))
-        self.kubectl("wait", "--for=condition=Ready", "pod/loader", "-n", TEAM, "--timeout=240s", seconds=260)
+        self.cluster.apply_objects(_loader(self.team, self.image))
+        self.kubectl("wait", "--for=condition=Ready", "pod/loader", "-n", self.team, "--timeout=240s", seconds=260)
         for part in sorted(path for path in material.folder.iterdir() if path.is_dir()):
-            self.kubectl("cp", f"{part}/.", f"{TEAM}/loader:/data/{part.name}", seconds=240)
-        self.kubectl("delete", "pod", "loader", "-n", TEAM, "--grace-period=0", "--force")
+            self.kubectl("cp", f"{part}/.", f"{self.team}/loader:/data/{part.name}", seconds=240)
+        self.kubectl("delete", "pod", "loader", "-n", self.team, "--grace-period=0", "--force")
 
     def apply(self, manifest: Json) -> None:
-        body = {**manifest, "metadata": {**manifest["metadata"], "namespace": TEAM}}
+        body = {**manifest, "metadata": {**manifest["metadata"], "namespace": self.team}}
         self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
     def job(self, name: str) -> Json:
-        return self.cluster.read(f"/apis/topcoat.dev/v1alpha1/namespaces/{TEAM}/finetunejobs/{name}")
+        return self.cluster.read(f"/apis/topcoat.dev/v1alpha1/namespaces/{self.team}/finetunejobs/{name}")
 
     def until(self, name: str, what: str, holds: Callable[[Json], bool], seconds: float) -> Json:
         """Waits for a status, and tells each phase on the way."""
-        deadline, phase = time.monotonic() + seconds, ""
+        began, phase = time.monotonic(), ""
         while True:
             said = self.job(name).get("status") or {}
-            if said.get("phase") != phase:
-                phase = said.get("phase", "")
-                self.say(f"            {phase}")
+            if said.get("phase", "") != phase:
+                phase = said["phase"]
+                self.say(f"            {phase} after {time.monotonic() - began:.0f} s")
             with contextlib.suppress(KeyError, IndexError, TypeError):
                 if holds(said):
                     return said
-            if time.monotonic() > deadline:
+            if time.monotonic() > began + seconds:
                 raise AssertionError(f"{what}: not after {seconds:.0f} s\n{self.everything(said)}")
             time.sleep(0.3)
 
     def everything(self, said: Json) -> str:
         """What a person would look at."""
-        words = [json.dumps(said, indent=1), self.kubectl("get", "pods,jobs,modelservers,events", "-n", TEAM)]
-        for pod in self.kubectl("get", "pods", "-n", TEAM, "-o", "name").split():
+        words = [json.dumps(said, indent=1), self.kubectl("get", "pods,jobs,modelservers,events", "-n", self.team)]
+        for pod in self.kubectl("get", "pods", "-n", self.team, "-o", "name").split():
             with contextlib.suppress(RuntimeError):
-                words.append(f"--- {pod}\n{self.kubectl('logs', pod, '-n', TEAM, '--tail=30')}")
+                words.append(f"--- {pod}\n{self.kubectl('logs', pod, '-n', self.team, '--tail=30')}")
         words.append(self.kubectl("logs", "-n", SYSTEM, "deployment/topcoat", "--tail=40"))
         return "\n".join(words)
 
-    def ask(self, name: str, text: str) -> Json:
-        """The real `openai` client, from a place that reaches Services."""
+    def ask(self, name: str, text: str, key: str = "none") -> Json:
+        """The real `openai` client, from a place that reaches Services: text and digest, or code and error."""
         where = self.job(name)["status"]["endpoint"]
-        address = self.kubectl("get", "service", where["url"].split("//")[1].split(".")[0], "-n", TEAM, "-o", "json")
+        address = self.kubectl(
+            "get", "service", where["url"].split("//")[1].split(".")[0], "-n", self.team, "-o", "json"
+        )
         url = f"http://{json.loads(address)['spec']['clusterIP']}:8000/v1"
-        command = [sys.executable, "-c", ASK, url, where["modelName"], text]
+        command = [sys.executable, "-c", ASK, url, key, where["modelName"], text]
         return dict(json.loads(self.cluster.box.run(*command, seconds=120)))
 
     def kubectl(self, *words: str, seconds: float = 60) -> str:
         return self.cluster.kubectl(*words, timeout_seconds=seconds)
 
     def pods(self) -> list[str]:
-        return self.kubectl("get", "pods", "-n", TEAM, "-o", "name").split()
+        return self.kubectl("get", "pods", "-n", self.team, "-o", "name").split()
 
     def versions_on_the_volume(self) -> list[str]:
         """Manifests of sealed versions, looked at on the disk behind the claim."""
-        claim = self.cluster.read(f"/api/v1/namespaces/{TEAM}/persistentvolumeclaims/topcoat-adapters")
+        claim = self.cluster.read(f"/api/v1/namespaces/{self.team}/persistentvolumeclaims/topcoat-adapters")
         volume = self.cluster.read(f"/api/v1/persistentvolumes/{claim['spec']['volumeName']}")
         folder = Path(volume["spec"]["local"]["path"])
         return sorted({path.parent.name for path in folder.glob("jobs/*/versions/v*/manifest.json")})
 
 
 def live(story: Story, material: Material, seconds: float) -> None:
-    """The chapters in order. `seconds`: how long one run may take."""
+    """The chapters in order, once the material is there. `seconds`: how long one run may take."""
     name = material.manifest["metadata"]["name"]
-    story.bring(material)
     with story.chapter("apply, prepare, train, judge, promote, serve"):
         story.apply(material.manifest)
         first = story.until(
             name, "v1 serves", lambda said: said["servedVersion"] == "v1" and said["phase"] == "Ready", seconds
         )
-    story.say(story.kubectl("get", "ftj", "-n", TEAM).rstrip())
+    story.say(story.kubectl("get", "ftj", "-n", story.team).rstrip())
     with story.chapter("ask the model through its Service"):
         answer = story.ask(name, material.question)
+        assert "text" in answer, f"{answer}\n{story.everything(first)}"
         story.say(f"            {material.question!r} -> {answer['text']!r}")
         assert answer["digest"] == digest_of(first, "v1")
     with story.chapter("other data: run 2, judged, traffic stays or moves"):
@@ -189,7 +200,7 @@ def live(story: Story, material: Material, seconds: float) -> None:
         story.until(name, "v1 serves", lambda said: said["servedVersion"] == "v1", 120)
         assert story.ask(name, material.question)["digest"] == digest_of(first, "v1")
     with story.chapter("delete the job: no pod stays, the versions do"):
-        story.kubectl("delete", "ftj", name, "-n", TEAM, "--timeout=120s", seconds=130)
+        story.kubectl("delete", "ftj", name, "-n", story.team, "--timeout=120s", seconds=130)
         deadline = time.monotonic() + 180
         while story.pods():
             assert time.monotonic() < deadline, story.everything({})
@@ -206,15 +217,11 @@ def live_on_two_nodes(story: Story, material: Material, seconds: float) -> None:
     with story.chapter("a training of two pods"):
         story.apply(manifest)
         said = story.until("two-pods", "sealed", lambda said: said["versions"][0]["version"] == "v1", seconds)
-        pods = json.loads(story.kubectl("get", "pods", "-n", TEAM, "-l", "topcoat.dev/role=train", "-o", "json"))[
+        pods = json.loads(story.kubectl("get", "pods", "-n", story.team, "-l", "topcoat.dev/role=train", "-o", "json"))[
             "items"
         ]
         assert len({pod["metadata"]["name"] for pod in pods}) == 2
         assert all(pod["status"]["phase"] == "Succeeded" for pod in pods), story.everything(said)
-
-
-def serves(said: Json, version: str) -> bool:
-    return bool(said["servedVersion"] == version and said["phase"] == "Ready")
 
 
 def decided(said: Json, version: str) -> bool:
@@ -226,16 +233,16 @@ def digest_of(said: Json, version: str) -> str:
     return next(str(entry["digest"]) for entry in said["versions"] if entry["version"] == version)
 
 
-def _loader(image: str) -> list[Json]:
+def _loader(team: str, image: str) -> list[Json]:
     """A claim, and a pod that mounts it until the data is there."""
     text = f"""
     - apiVersion: v1
       kind: PersistentVolumeClaim
-      metadata: {{name: {CLAIM}, namespace: {TEAM}}}
+      metadata: {{name: {CLAIM}, namespace: {team}}}
       spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 2Gi}}}}}}
     - apiVersion: v1
       kind: Pod
-      metadata: {{name: loader, namespace: {TEAM}}}
+      metadata: {{name: loader, namespace: {team}}}
       spec:
         securityContext:
           {{runAsNonRoot: true, runAsUser: 65532, fsGroup: 65532, seccompProfile: {{type: RuntimeDefault}}}}

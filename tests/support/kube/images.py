@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.support.kube import base_image, tools
+from tests.support.kube import base_image, folder, tools
 
 PARTS = ("operator", "trainer")
 SBOM = "/usr/share/topcoat/sbom.cdx.json"
@@ -41,8 +41,10 @@ def name(part: str) -> str:
 
 
 def build(part: str) -> str:
-    """Builds one image; its name. Quick when only code changed, nothing at all when nothing did."""
-    with _secrets() as secrets:
+    """Builds one image; its name. Quick when only code changed, nothing at all when nothing did. Two builds of the
+    trainer side by side could fill a disk, so one waits for the other.
+    """
+    with folder.locked(folder.cache() / ".images.lock"), _secrets() as secrets:
         words = [f"--target={part}", f"--tag={name(part)}", *secrets]
         words += [f"--build-arg=VERSION={version()}", f"--build-arg=REVISION={_revision()}", str(tools.ROOT)]
         if builder() == "docker":
@@ -123,13 +125,13 @@ def _base() -> None:
 @contextlib.contextmanager
 def _secrets() -> Iterator[list[str]]:
     """Words that hand this machine's mirror and certificates to a build; the files are gone afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as place:
         lines = ["[global]", *pip_settings()]
-        words = [f"--secret=id=pip,src={folder}/pip.conf"]
+        words = [f"--secret=id=pip,src={place}/pip.conf"]
         if certificates := next((path for path in _certificates() if Path(path).is_file()), None):
             lines.append("cert = /run/secrets/ca")
             words.append(f"--secret=id=ca,src={certificates}")
-        Path(folder, "pip.conf").write_text("\n".join(lines) + "\n")
+        Path(place, "pip.conf").write_text("\n".join(lines) + "\n")
         yield words
 
 

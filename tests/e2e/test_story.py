@@ -1,0 +1,125 @@
+"""What only a real node shows: the whole way of a company, and what becomes of it when node, claim or client fail."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.e2e import story
+
+Json = dict[str, Any]
+RUN_SECONDS = 420
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def manifest(material: story.Material, name: str, **spec: Any) -> Json:
+    """The material's manifest under another name; sections that are given take the place of its own."""
+    body: Json = json.loads(json.dumps(material.manifest))
+    body["metadata"]["name"] = name
+    body["spec"] |= spec
+    return body
+
+
+def condition(said: Json, kind: str) -> Json:
+    return next(found for found in said["conditions"] if found["type"] == kind)
+
+
+def test_a_company_lives_its_whole_way(told: story.Story, material: story.Material) -> None:
+    story.live(told, material, RUN_SECONDS)
+
+
+def test_two_pods_train_one_version(told: story.Story, material: story.Material) -> None:
+    story.live_on_two_nodes(told, material, RUN_SECONDS)
+
+
+def test_a_server_of_the_jobs_own_answers_only_who_shows_the_token(told: story.Story, material: story.Material) -> None:
+    told.kubectl("create", "secret", "generic", "clients", "-n", told.team, "--from-literal=token=open-sesame")
+    serving = {**material.manifest["spec"]["serving"], "mode": "Dedicated"}
+    serving["authentication"] = {"secretRef": {"name": "clients"}}
+    told.apply(manifest(material, "guarded", serving=serving))
+    said = told.until("guarded", "v1 serves", lambda said: said["servedVersion"] == "v1", RUN_SECONDS)
+    assert told.ask("guarded", material.question, "open-sesame")["digest"] == story.digest_of(said, "v1")
+    refused = told.ask("guarded", material.question, "none")
+    assert refused["code"] == 401
+    assert "open-sesame" not in json.dumps(refused)
+    servers = json.loads(told.kubectl("get", "modelservers", "-n", told.team, "-o", "json"))["items"]
+    assert [one["metadata"]["name"] for one in servers if "guarded" in one["metadata"]["name"]] != []
+    assert "open-sesame" not in told.kubectl("logs", "-n", told.team, "-l", "topcoat.dev/role=server", "--tail=-1")
+    told.kubectl("delete", "ftj", "guarded", "-n", told.team, "--timeout=60s", seconds=70)
+
+
+def test_a_claim_that_never_binds_needs_a_person(told: story.Story, material: story.Material) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "unbound", "namespace": told.team},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "nowhere",
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    told.cluster.apply_objects([claim])
+    told.apply(manifest(material, "unbound", dataset={"train": {"uri": "pvc://unbound/train.jsonl"}}))
+    said = told.until("unbound", "a person is asked", lambda said: condition(said, "Stalled")["status"] == "True", 150)
+    assert condition(said, "Stalled")["reason"] == "VolumeUnbound"
+    assert said["failure"]["category"] == "Infrastructure"
+    assert "kubectl describe pvc" in said["failure"]["hint"]
+    told.kubectl("delete", "ftj", "unbound", "-n", told.team, "--timeout=60s", seconds=70)
+
+
+def test_a_drained_pod_goes_on_where_it_was_and_no_attempt_is_counted(
+    told: story.Story, material: story.Material
+) -> None:
+    told.apply(manifest(material, "drained", serving={"mode": "None"}))
+    told.until("drained", "it trains", lambda said: said["phase"] == "Training", RUN_SECONDS)
+    first = running(told, "drained")
+    body = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": first, "namespace": told.team},
+    }
+    path = f"/api/v1/namespaces/{told.team}/pods/{first}/eviction"
+    told.cluster.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
+    said = told.until("drained", "sealed", lambda said: said["versions"][0]["version"] == "v1", RUN_SECONDS)
+    assert said["run"]["attempt"] == 1
+    told.kubectl("delete", "ftj", "drained", "-n", told.team, "--timeout=60s", seconds=70)
+
+
+def test_a_node_that_is_gone_for_a_while_costs_no_version_and_makes_none_twice(
+    told: story.Story, material: story.Material
+) -> None:
+    """Its containers run on, nobody hears of them, and the control plane gives their pods up."""
+    told.apply(manifest(material, "orphaned", serving={"mode": "None"}))
+    told.until("orphaned", "it trains", lambda said: said["phase"] == "Training", RUN_SECONDS)
+    first, node = running(told, "orphaned"), told.cluster.node.name
+    told.cluster.programs["kubelet"].stop()
+    try:
+        told.kubectl("wait", f"node/{node}", "--for=condition=Ready=Unknown", "--timeout=120s", seconds=130)
+        told.kubectl("taint", "node", node, "node.kubernetes.io/out-of-service=gone:NoExecute")
+        told.kubectl("wait", f"pod/{first}", "-n", told.team, "--for=delete", "--timeout=120s", seconds=130)
+    finally:
+        told.cluster.programs["kubelet"].start()
+        told.kubectl("wait", f"node/{node}", "--for=condition=Ready", "--timeout=120s", seconds=130)
+        told.kubectl("taint", "node", node, "node.kubernetes.io/out-of-service-")
+    said = told.until("orphaned", "sealed", lambda said: said["versions"][0]["version"] == "v1", RUN_SECONDS)
+    assert [entry["version"] for entry in said["versions"]] == ["v1"]
+    assert said["run"]["attempt"] == 1
+    told.kubectl("delete", "ftj", "orphaned", "-n", told.team, "--timeout=60s", seconds=70)
+
+
+def running(told: story.Story, job: str) -> str:
+    """The name of the job's training pod, once its container runs."""
+    deadline = time.monotonic() + 60
+    while True:
+        labels = f"topcoat.dev/job={job},topcoat.dev/role=train"
+        pods = json.loads(told.kubectl("get", "pods", "-n", told.team, "-l", labels, "-o", "json"))["items"]
+        for found in pods:
+            if found["status"]["phase"] == "Running":
+                return str(found["metadata"]["name"])
+        assert time.monotonic() < deadline, told.everything({})
+        time.sleep(0.2)
