@@ -45,6 +45,10 @@ class Section(BaseModel):
             raise ValueError("; ".join(broken))
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Itself: nothing writes to a section. pydantic copies a field's default so for each object that it makes."""
+        return self
+
     @classmethod
     def read(cls, body: object) -> Self:
         """The object in what a YAML or JSON reader returned. Strict: the text "3" is not the number 3."""
