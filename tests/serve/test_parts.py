@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ def test_lanes_take_turns_however_many_wait_in_one() -> None:
         worker, order = Worker(1), []
         gate = threading.Event()
 
-        def work(name: str) -> Iterator[str]:
+        def work(name: str) -> Generator[str]:
             gate.wait(10)
             yield name
 
@@ -168,7 +168,7 @@ def test_a_failure_ends_one_request_and_not_the_thread() -> None:
     async def run() -> None:
         worker = Worker(2)
 
-        def broken() -> Iterator[int]:
+        def broken() -> Generator[int]:
             yield 1
             raise ZeroDivisionError
 
@@ -190,7 +190,7 @@ def test_what_is_given_up_is_closed_and_forgotten() -> None:
     async def run() -> list[str]:
         worker, log = Worker(1), []
 
-        def endless() -> Iterator[int]:
+        def endless() -> Generator[int]:
             try:
                 while True:
                     yield 1
@@ -219,10 +219,10 @@ def test_what_is_given_up_is_closed_and_forgotten() -> None:
 def test_top_p_draws_only_from_the_likeliest() -> None:
     logits = torch.tensor([3.0, 2.9, -1.0, -2.0])
     picker = Picker(Sampling(1, temperature=1.0, top_p=0.9, seed=1))
-    assert {picker.pick(logits) for _ in range(200)} == {0, 1}
-    assert Picker(Sampling(1)).pick(logits) == 0
+    assert {picker.pick(logits, 0) for _ in range(200)} == {0, 1}
+    assert Picker(Sampling(1)).pick(logits, 3) == 3
     hot = Picker(Sampling(1, temperature=2.0, seed=1))
-    assert {hot.pick(logits) for _ in range(500)} == {0, 1, 2, 3}
+    assert {hot.pick(logits, 0) for _ in range(500)} == {0, 1, 2, 3}
 
 
 FAMILIES = ["gpt2", "qwen3", "gemma3"]

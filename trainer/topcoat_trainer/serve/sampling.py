@@ -29,9 +29,9 @@ class Picker:
         if not self._greedy and sampling.top_p < 1:
             self._warpers.append(transformers.TopPLogitsWarper(sampling.top_p))
 
-    def pick(self, logits: torch.Tensor) -> int:
-        """A token for the logits of one position."""
+    def pick(self, logits: torch.Tensor, likeliest: int) -> int:
+        """A token for the logits of one position, of which the likeliest is known."""
         if self._greedy:
-            return int(logits.argmax())
+            return likeliest
         scores = self._warpers(NOTHING_BEFORE, logits[None].float().cpu())
         return int(torch.multinomial(scores.softmax(-1)[0], 1, generator=self._chance))

@@ -1,6 +1,8 @@
-"""One thread that alone touches the model. Requests take turns, a step each; who waits, waits in a lane per model.
+"""One thread that alone touches the model. All requests that run go on together, step by step; who waits, waits in a
+lane per model.
 
-Knows nothing of models: it runs generators, and brings what they yield to the event loop.
+Knows nothing of models: it runs generators, brings what they yield to the event loop, and hands their wants, all at
+once, to a computer.
 """
 
 from __future__ import annotations
@@ -8,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from topcoat_trainer.serve.want import Outcome, Want
+
 Item = TypeVar("Item")
+Work = Generator[Item | Want | None, Any, None]
+"""A step that yields None has nothing to say; one that yields a Want is sent what was found."""
 _END = object()
 JOIN_SECONDS = 5.0
 
@@ -25,13 +31,15 @@ class _Failure:
 
 @dataclass(eq=False, slots=True)
 class _Job(Generic[Item]):
-    """A request's work and where its results go. A step that yields None has nothing to say."""
+    """A request's work and where its results go."""
 
     lane: str
-    work: Callable[[], Iterator[Item | None]]
+    work: Callable[[], Work[Item]]
     loop: asyncio.AbstractEventLoop
     results: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
-    steps: Iterator[Item | None] | None = None
+    steps: Work[Item] | None = None
+    want: Want | None = None
+    answer: Outcome = None
     cancelled: bool = False
 
     def say(self, result: object) -> None:
@@ -40,18 +48,22 @@ class _Job(Generic[Item]):
 
 
 class Worker:
-    """`slots`: how many requests take turns at once; each holds a cache on the device."""
+    """`slots`: how many requests run at once."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
+        self._compute: Callable[[Sequence[Want]], list[Outcome]] = _nobody
         self._changed = threading.Condition()
         self._urgent: deque[Callable[[], None]] = deque()
         self._lanes: OrderedDict[str, deque[_Job[Any]]] = OrderedDict()
-        self._running: deque[_Job[Any]] = deque()
-        self._active: _Job[Any] | None = None
+        self._running: list[_Job[Any]] = []
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
+
+    def employ(self, compute: Callable[[Sequence[Want]], list[Outcome]]) -> None:
+        """Who answers wants. Said once, before the first is asked."""
+        self._compute = compute
 
     async def call(self, function: Callable[[], Item]) -> Item:
         """Runs a function between two steps, before all that waits."""
@@ -75,8 +87,8 @@ class Worker:
             self._changed.notify()
         return await done
 
-    async def stream(self, lane: str, work: Callable[[], Iterator[Item | None]]) -> AsyncGenerator[Item, None]:
-        """What the generator yields; it is run in turns with the others, and closed when nobody listens."""
+    async def stream(self, lane: str, work: Callable[[], Work[Item]]) -> AsyncGenerator[Item, None]:
+        """What the generator yields; it runs together with the others, and is closed when nobody listens."""
         job = _Job(lane, work, asyncio.get_running_loop())
         with self._changed:
             self._lanes.setdefault(lane, deque()).append(job)
@@ -92,7 +104,7 @@ class Worker:
     def business(self) -> tuple[int, int]:
         """Running, waiting."""
         with self._changed:
-            return len(self._running) + (self._active is not None), sum(map(len, self._lanes.values()))
+            return len(self._running), sum(map(len, self._lanes.values()))
 
     def alive(self) -> bool:
         return self._thread.is_alive()
@@ -123,15 +135,10 @@ class Worker:
                 urgent = self._urgent.popleft() if self._urgent else None
                 if urgent is None:
                     self._admit()
-                    self._active = self._running.popleft() if self._running else None
             if urgent is not None:
                 urgent()
-            elif self._active is not None:
-                more = self._step(self._active)
-                with self._changed:
-                    if more:
-                        self._running.append(self._active)
-                    self._active = None
+            else:
+                self._round()
 
     def _admit(self) -> None:
         """Fills the slots: from each lane in turn the request that waits longest."""
@@ -141,23 +148,55 @@ class Worker:
             if lane:
                 self._lanes[name] = lane
 
+    def _round(self) -> None:
+        """One step of every request that runs."""
+        ended = {id(job) for job in self._running if not self._advance(job)}
+        with self._changed:
+            self._running = [job for job in self._running if id(job) not in ended]
+        asking = [job for job in self._running if job.want is not None]
+        if not asking:
+            return
+        for job, outcome in zip(asking, self._outcomes([job.want for job in asking if job.want]), strict=True):
+            job.answer = outcome
+
+    def _outcomes(self, wants: Sequence[Want]) -> list[Outcome]:
+        try:
+            return self._compute(wants)
+        except Exception as error:  # noqa: BLE001 (requests fail, the thread goes on)
+            return [error for _ in wants]
+
     @staticmethod
-    def _step(job: _Job[Any]) -> bool:
-        """One turn of a request; whether there is more to do."""
+    def _advance(job: _Job[Any]) -> bool:
+        """Goes on with a request as far as it can now; whether there is more to do."""
         if job.cancelled:
-            if job.steps is not None and hasattr(job.steps, "close"):
+            if job.steps is not None:
                 job.steps.close()
             return False
+        if job.want is not None and job.answer is None:
+            return True
         try:
-            if job.steps is None:
-                job.steps = job.work()
-            result = next(job.steps)
+            result = _next(job)
         except StopIteration:
             job.say(_END)
             return False
         except BaseException as error:  # noqa: BLE001 (one request's failure must not end the thread)
             job.say(_Failure(error))
             return False
-        if result is not None:
-            job.say(result)
+        job.want = result if isinstance(result, Want) else None
+        said = result.said if isinstance(result, Want) else result
+        if said is not None:
+            job.say(said)
         return True
+
+
+def _nobody(_: Sequence[Want]) -> list[Outcome]:
+    raise RuntimeError("nobody is there to compute")
+
+
+def _next(job: _Job[Any]) -> Any:
+    if job.steps is None:
+        job.steps = job.work()
+    answer, job.answer, job.want = job.answer, None, None
+    if isinstance(answer, Exception):
+        return job.steps.throw(answer)
+    return job.steps.send(answer)
