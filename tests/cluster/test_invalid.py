@@ -96,7 +96,6 @@ def test_a_pinned_version_that_was_never_sealed_is_named(team: Team) -> None:
         ({"dataset": {"train": {"uri": "file://x.jsonl"}}}, "a file of one machine"),
         ({"retrain": {"schedule": "0 3 * * *"}}, "retrain.schedule"),
         ({"serving": {"engine": "VLLM"}}, "VLLM"),
-        ({"serving": {"rollout": {"type": "Canary", "steps": [{"weight": 10}]}}}, "Canary"),
         ({"tracking": [{"type": "MLflow", "uri": "http://x"}]}, "tracking"),
         ({"trainer": {"resources": {"limits": {"nvidia.com/gpu": "9"}}}}, "maxGPUs"),
         ({"training": {"epochs": 99}}, "maxEpochs"),

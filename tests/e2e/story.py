@@ -43,6 +43,23 @@ except openai.APIStatusError as error:
     print(json.dumps({"code": error.status_code, "error": str(error)}))
 """
 
+ASK_MANY = """
+import collections, json, sys
+import openai
+url, model, text, count, tokens = sys.argv[1:]
+client = openai.OpenAI(base_url=url, api_key="none", timeout=60)
+digests, wrong = collections.Counter(), collections.Counter()
+for person in range(int(count)):
+    try:
+        answer = client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": text}], temperature=0, max_tokens=int(tokens),
+            user=str(person))
+        digests[answer.system_fingerprint] += 1
+    except openai.OpenAIError as error:
+        wrong[type(error).__name__] += 1
+print(json.dumps({"digests": digests, "wrong": wrong}))
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Material:
@@ -145,13 +162,21 @@ class Story:
 
     def ask(self, name: str, text: str, key: str = "none") -> Json:
         """The real `openai` client, from a place that reaches Services: text and digest, or code and error."""
+        url, model = self._endpoint(name)
+        return dict(json.loads(self.cluster.box.run(sys.executable, "-c", ASK, url, key, model, text, seconds=120)))
+
+    def ask_many(self, name: str, text: str, count: int, tokens: int) -> Json:
+        """So many people, one after the other: how often each digest answered, and what went wrong."""
+        url, model = self._endpoint(name)
+        command = [sys.executable, "-c", ASK_MANY, url, model, text, str(count), str(tokens)]
+        return dict(json.loads(self.cluster.box.run(*command, seconds=300)))
+
+    def _endpoint(self, name: str) -> tuple[str, str]:
+        """Address and model as the job tells them; by the Service's number, for names are known in pods only."""
         where = self.job(name)["status"]["endpoint"]
-        address = self.kubectl(
-            "get", "service", where["url"].split("//")[1].split(".")[0], "-n", self.team, "-o", "json"
-        )
-        url = f"http://{json.loads(address)['spec']['clusterIP']}:8000/v1"
-        command = [sys.executable, "-c", ASK, url, key, where["modelName"], text]
-        return dict(json.loads(self.cluster.box.run(*command, seconds=120)))
+        service = where["url"].split("//")[1].split(".")[0]
+        found = json.loads(self.kubectl("get", "service", service, "-n", self.team, "-o", "json"))
+        return f"http://{found['spec']['clusterIP']}:8000/v1", where["modelName"]
 
     def kubectl(self, *words: str, seconds: float = 60) -> str:
         return self.cluster.kubectl(*words, timeout_seconds=seconds)
@@ -272,8 +297,14 @@ def tiny_material(folder: Path) -> Material:
     tiny_models.make("llama", folder / "model" / "tiny", seed=1)
     chance = random.Random(0)
     (folder / "data").mkdir(parents=True)
-    for name, count, right in (("train", 400, True), ("heldout", 120, True), ("spoilt", 400, False)):
-        rows = [_row(chance, right=right) for _ in range(count)]
+    answers: dict[str, Callable[[str], str]] = {
+        "right": lambda text: "property" if "roof" in text or "wall" in text else "other",
+        "spoilt": lambda _: chance.choice(["zebra", "quartz", "violin"]),
+        "endless": lambda _: " ".join(["la"] * 40),
+    }
+    made = (("train", 400, "right"), ("heldout", 120, "right"), ("spoilt", 400, "spoilt"), ("endless", 400, "endless"))
+    for name, count, kind in made:
+        rows = [_row(chance, answers[kind]) for _ in range(count)]
         (folder / "data" / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     address = f"pvc://{CLAIM}"
     spec = {
@@ -306,10 +337,7 @@ def tiny_material(folder: Path) -> Material:
 WORDS = ("roof", "pipe", "car", "tree", "dog", "glass", "fire", "water", "storm", "theft", "bike", "wall")
 
 
-def _row(chance: random.Random, *, right: bool) -> Json:
+def _row(chance: random.Random, answer: Callable[[str], str]) -> Json:
     text = " ".join(chance.choice(WORDS) for _ in range(6))
-    answer = "property" if "roof" in text or "wall" in text else "other"
-    if not right:
-        answer = chance.choice(["zebra", "quartz", "violin"])
-    number = chance.randrange(100_000)
-    return {"messages": [{"role": "user", "content": f"{text} {number}"}, {"role": "assistant", "content": answer}]}
+    asked = {"role": "user", "content": f"{text} {chance.randrange(100_000)}"}
+    return {"messages": [asked, {"role": "assistant", "content": answer(text)}]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent import futures
 from typing import Any
 
 import pytest
@@ -50,6 +51,52 @@ def test_a_server_of_the_jobs_own_answers_only_who_shows_the_token(told: story.S
     assert [one["metadata"]["name"] for one in servers if "guarded" in one["metadata"]["name"]] != []
     assert "open-sesame" not in told.kubectl("logs", "-n", told.team, "-l", "topcoat.dev/role=server", "--tail=-1")
     told.kubectl("delete", "ftj", "guarded", "-n", told.team, "--timeout=60s", seconds=70)
+
+
+def test_a_canary_that_never_ends_its_answers_gives_way_and_a_good_one_takes_over(
+    told: story.Story, material: story.Material
+) -> None:
+    rollout = {"type": "Canary", "steps": [{"weight": 50}], "analysis": {"minSamples": 10, "maxLatencyRatio": "20"}}
+    serving = {**material.manifest["spec"]["serving"], "rollout": rollout}
+    body = manifest(material, "tried", serving=serving, promotion={"policy": "Manual", "approvedVersion": "v1"})
+    told.apply(body)
+    first = told.until("tried", "v1 serves", lambda said: said["servedVersion"] == "v1", RUN_SECONDS)
+
+    endless = f"pvc://{story.CLAIM}/data/endless.jsonl"
+    body["spec"]["dataset"] = {**body["spec"]["dataset"], "train": {"uri": endless}}
+    body["spec"]["promotion"]["approvedVersion"] = "v2"
+    told.apply(body)
+    told.until("tried", "v2 is tried", lambda said: said["canaryWeight"] == 50, RUN_SECONDS)
+    assert told.job("tried")["status"]["servedVersion"] == "v1"
+    asked = told.ask_many("tried", material.question, 60, tokens=32)
+    assert (len(asked["digests"]), asked["wrong"]) == (2, {})
+    said = told.until("tried", "v2 gives way", lambda said: said["rollout"]["state"] == "RolledBack", 30)
+    assert "repeat themselves" in said["rollout"]["message"]
+    said = told.until("tried", "v1 answers all", lambda said: said["phase"] == "Ready", 30)
+    assert said["promotedVersion"] == "v1"
+    asked = told.ask_many("tried", material.question, 10, tokens=4)
+    assert asked == {"digests": {story.digest_of(first, "v1"): 10}, "wrong": {}}
+
+    body["spec"]["dataset"] = material.manifest["spec"]["dataset"]
+    body["spec"]["training"] = {**body["spec"]["training"], "epochs": 3}
+    body["spec"]["promotion"]["approvedVersion"] = "v3"
+    told.apply(body)
+    told.until("tried", "v3 is tried", lambda said: said["canaryWeight"] == 50, RUN_SECONDS)
+    assert told.ask_many("tried", material.question, 60, tokens=4)["wrong"] == {}
+    said = told.until("tried", "v3 answers all", lambda said: said["servedVersion"] == "v3", 30)
+    said = told.until("tried", "all is done", lambda said: said["phase"] == "Ready", 30)
+    assert (said["rollout"]["state"], said["promotedVersion"]) == ("Done", "v3")
+
+    body["spec"]["serving"]["replicas"] = 2
+    told.apply(body)
+    told.until("tried", "two pods answer", lambda _: len(ready(told)) == 2, 120)
+    with futures.ThreadPoolExecutor(4) as people:
+        asked_by = [people.submit(told.ask_many, "tried", material.question, 150, 8) for _ in range(4)]
+        time.sleep(5)
+        told.kubectl("delete", "pod", ready(told)[0], "-n", told.team, "--wait=false")
+        answers = [asking.result() for asking in asked_by]
+    assert answers == [{"digests": {story.digest_of(said, "v3"): 150}, "wrong": {}}] * 4
+    told.kubectl("delete", "ftj", "tried", "-n", told.team, "--timeout=60s", seconds=70)
 
 
 def test_a_claim_that_never_binds_needs_a_person(told: story.Story, material: story.Material) -> None:
@@ -110,6 +157,19 @@ def test_a_node_that_is_gone_for_a_while_costs_no_version_and_makes_none_twice(
     assert [entry["version"] for entry in said["versions"]] == ["v1"]
     assert said["run"]["attempt"] == 1
     told.kubectl("delete", "ftj", "orphaned", "-n", told.team, "--timeout=60s", seconds=70)
+
+
+def ready(told: story.Story) -> list[str]:
+    """Names of the server pods that take requests and are not on their way out."""
+    labels = "topcoat.dev/role=server"
+    pods = json.loads(told.kubectl("get", "pods", "-n", told.team, "-l", labels, "-o", "json"))["items"]
+    staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    told_ready = {"type": "Ready", "status": "True"}.items()
+    return [
+        pod["metadata"]["name"]
+        for pod in staying
+        if any(told_ready <= found.items() for found in pod["status"].get("conditions", ()))
+    ]
 
 
 def running(told: story.Story, job: str) -> str:

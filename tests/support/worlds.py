@@ -156,11 +156,29 @@ class World:
             case intent.PointAlias():
                 alias = observed.Alias(self.job.metadata.name, action.version, action.digest)
                 self.seen = replace(self.seen, alias=alias)
+            case intent.WriteAlias():
+                self._serve(action)
             case intent.DropAlias():
-                self.seen = replace(self.seen, alias=None)
+                self.seen = replace(self.seen, alias=None, server=None)
             case intent.DeleteVersion():
                 left = tuple(version for version in self.seen.versions if version.version != action.version)
                 self.seen = replace(self.seen, versions=left)
+
+    def _serve(self, action: intent.WriteAlias) -> None:
+        """A server with one pod, which follows and proves at once."""
+        written = {held.version: held.digest for held in action.versions}
+        name, target = self.job.metadata.name, action.target
+        share = 100 if action.watched == action.target else action.weight
+        self.seen = replace(
+            self.seen,
+            alias=observed.Alias(name, target, written[target]) if target else None,
+            server=observed.Server(
+                "model", ready_pods=1, desired_pods=1, written=written, target=action.target,
+                proved=frozenset(written.values()), answers=action.target, watched=action.watched,
+                weight=share if action.watched else 0, weight_in_force=share if action.watched else 0,
+                url="http://model:8000",
+            ),
+        )  # fmt: skip
 
     def _train(self, order: intent.Order) -> None:
         self.orders.append(order)

@@ -19,6 +19,8 @@ CLIENT_PORT = 8000
 """Where clients call."""
 AGENT_PORT = 8001
 """Where the operator asks and pushes."""
+LATENCY_SECONDS = tuple(round(0.001 * 1.25**step, 6) for step in range(60))
+"""Upper bounds of the counts of answers by time: 1 ms to 8 minutes, each a quarter above the one before."""
 
 
 class ServerFile(Lenient):
@@ -86,6 +88,8 @@ class AliasFile(Lenient):
     """What shall be loaded: what answers, what is to answer next, and what one may go back to."""
     targets: Annotated[tuple[Target, ...], Field(max_length=8)] = ()
     """Who answers. Empty: nobody yet (404 for clients)."""
+    watched: Version | None = None
+    """The version that is being tried: as long as this stands, answers are counted, by version."""
     token_file: str | None = None
     """File in the pod with the bearer token that clients must show."""
 
@@ -127,6 +131,21 @@ class HeldVersion(Lenient):
     """The replay, or why it was refused."""
 
 
+class Traffic(Lenient):
+    """How one version answered to an alias, since `watched` changed last. Counts only: no text, no client."""
+
+    version: Version
+    """Version that answered."""
+    requests: Annotated[int, Field(ge=0)] = 0
+    """Requests that ended, but for those that the client broke off or that were wrong in themselves (4xx)."""
+    failed: Annotated[int, Field(ge=0)] = 0
+    """Those that the server could not answer (5xx)."""
+    empty: Annotated[int, Field(ge=0)] = 0
+    """Answers without any text, or that repeat themselves up to their last token."""
+    latency: Annotated[tuple[int, ...], Field(max_length=64)] = ()
+    """Answers by how long they took: a count for each of `LATENCY_SECONDS`, and one for all that took longer."""
+
+
 class HeldAlias(Lenient):
     """An alias as this pod answers it now."""
 
@@ -138,6 +157,8 @@ class HeldAlias(Lenient):
     """Generation of the alias file that is in force."""
     targets: tuple[Target, ...] = ()
     """Who answers."""
+    traffic: tuple[Traffic, ...] = ()
+    """How they answered, while one of them is watched."""
 
 
 class EngineState(Lenient):

@@ -53,6 +53,8 @@ class Analysis(Section):
     """Share of failed requests at most."""
     max_latency_ratio: Decimal = "1.5"
     """Latency (p95) at most, relative to the previous version."""
+    max_empty_rate: Fraction = "0.05"
+    """Share of empty or endlessly repeating answers at most, beyond the previous version's share."""
     min_samples: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     """Requests needed before a step counts."""
 
@@ -84,6 +86,8 @@ class Rollout(Section):
     """All at once, or in steps."""
     steps: Annotated[tuple[Step, ...], Field(max_length=10)] = ()
     """Steps of a canary, with rising weights; 100 per cent follows the last one."""
+    bake_seconds: Seconds | None = None
+    """How long the new version is watched after it answers everything; absent: not at all."""
     analysis: Analysis = Analysis()
     """What the new version must keep to."""
     auto_rollback: bool = True

@@ -198,6 +198,34 @@ class EvaluationStatus(Lenient):
     """Why, in sentences."""
 
 
+class RolloutState(StrEnum):
+    """How a canary stands."""
+
+    PROGRESSING = "Progressing"
+    HELD = "Held"
+    DONE = "Done"
+    ROLLED_BACK = "RolledBack"
+
+
+class RolloutStatus(Lenient):
+    """The canary that goes on, or the last one."""
+
+    version: Version
+    """The version that is tried."""
+    previous: Version
+    """The version that answered before."""
+    state: RolloutState = RolloutState.PROGRESSING
+    """How it stands."""
+    step: Annotated[int, Field(ge=0, le=10)] = 0
+    """Steps that are behind it."""
+    step_time: Time | None = None
+    """When the present step began."""
+    samples: Annotated[int, Field(ge=0)] = 0
+    """Requests that the new version had answered before this step."""
+    message: Message = ""
+    """What the traffic shows."""
+
+
 class Endpoint(Lenient):
     """Where clients find the model."""
 
@@ -253,6 +281,8 @@ class FineTuneJobStatus(Lenient):
     """The version that the alias points to."""
     canary_weight: Annotated[int, Field(ge=0, le=100)] | None = None
     """Per cent of the traffic on the new version, during a canary."""
+    rollout: RolloutStatus | None = None
+    """The canary that goes on, or the last one."""
     endpoint: Endpoint | None = None
     """Where clients find the model."""
     failure: Failure | None = None

@@ -11,7 +11,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -231,20 +230,13 @@ def _now() -> str:
     return shown.time(datetime.now(UTC))
 
 
-@contextlib.contextmanager
-def listening(hands: Hands) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP stop the run at a checkpoint; a second one kills the trainer (nothing is lost)."""
+def listening(hands: Hands) -> contextlib.AbstractContextManager[None]:
+    """Inside it SIGINT, SIGTERM and SIGHUP stop the run at a checkpoint; a second one kills the trainer."""
 
-    def hear(_number: int, _frame: object) -> None:
+    def hear() -> None:
         hands.interrupt(hard=hands.session.stopping)
         if not hands.session.stopping:
             terminal.note("Stopping at a checkpoint. Once more kills the trainer; it resumes from the last one.")
         hands.session.stopping = True
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, hear) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return terminal.hearing(hear)

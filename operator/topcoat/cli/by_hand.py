@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from topcoat.api import finetunejob
 from topcoat.api import status as statuses
 from topcoat.cli import local, observe, store, terminal
@@ -25,16 +27,20 @@ def by_hand(here: store.Store, name: str, version: str, reason: str, message: st
 
 def _check(here: store.Store, job: finetunejob.FineTuneJob, entry: statuses.VersionStatus) -> None:
     """Every byte, before anything is changed."""
-    folder = here.version_folder(job, entry.version)
+    check_whole(here.version_folder(job, entry.version), entry.digest, "choose another version")
+
+
+def check_whole(folder: Path, digest: str, otherwise: str) -> None:
+    """Every byte of a version. Fails with the file that is not what was sealed; `otherwise`: a way out."""
     found = observe.version_or_none(folder)
     if found is None:
-        terminal.fail("the version is gone", str(folder), "choose another version")
+        terminal.fail("the version is gone", str(folder), otherwise)
     problem = found.problem or observe.full_problem(folder)
-    if not problem and found.digest != entry.digest:
-        problem = f"its manifest has {found.digest}, recorded is {entry.digest}"
+    if not problem and found.digest != digest:
+        problem = f"its manifest has {found.digest}, recorded is {digest}"
     if problem:
-        hint = "restore the file from a back-up, or choose another version"
-        terminal.fail(f"{entry.version} is not what was sealed: {problem}", str(folder), hint)
+        hint = f"restore the file from a back-up, or {otherwise}"
+        terminal.fail(f"{folder.name} is not what was sealed: {problem}", str(folder), hint)
 
 
 def _say(job: finetunejob.FineTuneJob, version: str) -> None:

@@ -5,9 +5,12 @@ No colours off a TTY or with NO_COLOR. Text of models and data goes through `cle
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -99,6 +102,18 @@ def console(*, stderr: bool = False) -> rich.console.Console:
 
     stream = sys.stderr if stderr else sys.stdout
     return rich.console.Console(stderr=stderr, no_color=not colours(stream), highlight=False, soft_wrap=False)
+
+
+@contextlib.contextmanager
+def hearing(hear: Callable[[], None]) -> Iterator[None]:
+    """Inside it SIGINT, SIGTERM and SIGHUP call `hear` instead of ending the process."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda _number, _frame: hear()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def debugging() -> bool:

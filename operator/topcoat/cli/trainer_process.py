@@ -100,11 +100,11 @@ def _carry_out(module: str, arguments: Sequence[str], text: str | None, *, onlin
     return done.returncode, done.stdout, done.stderr or ""
 
 
-def failure(code: int, answer: Any, said: str) -> terminal.Failure:
+def failure(code: int, answer: Any, said: str, who: str = "the trainer") -> terminal.Failure:
     """The program's end as an error of ours: its own words first, then the table of exit codes."""
     if code < 0:
         return terminal.Failure(
-            f"the trainer was ended by {_signal(-code)}",
+            f"{who} was ended by {_signal(-code)}",
             hint="if you did not do it, memory ran out: free some, or use a smaller model"
             if code == -9
             else "try again",
@@ -122,7 +122,7 @@ def failure(code: int, answer: Any, said: str) -> terminal.Failure:
     if code not in exits.BY_CODE or code == exits.Exit.UNEXPECTED:
         # A stranger's last words: the whole is for those who ask for it.
         hint = "set TOPCOAT_DEBUG=1 and try again to see all that it wrote"
-        return terminal.Failure(f"the trainer failed: {line[:300] or f'exit code {code}'}", hint=hint)
+        return terminal.Failure(f"{who} failed: {line[:300] or f'exit code {code}'}", hint=hint)
     return terminal.Failure(meaning.meaning, hint=meaning.hint)
 
 

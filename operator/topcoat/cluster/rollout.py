@@ -35,13 +35,24 @@ async def write_alias(
             server.WantedVersion(version=held.version, path=claim.folder_in_server(held.path), digest=held.digest)
             for held in action.versions
         ),
-        targets=(server.Target(version=action.target),) if action.target else (),
+        targets=_targets(action),
+        watched=action.watched,
         token_file=deployment.token_file(action.alias) if job.spec.serving.authentication else None,
     )
     await api.merge("ConfigMap", *place, configmap.alias_patch(action.alias, file))
     memo.aliases[action.alias] = file
     known.mark(Key("ModelServer", *place))
     return True
+
+
+def _targets(action: intent.WriteAlias) -> tuple[server.Target, ...]:
+    """What was there first stands first, so that a rising share keeps the clients that it has reached."""
+    if action.target is None:
+        return ()
+    if not action.watched or action.watched == action.target:
+        return (server.Target(version=action.target),)
+    tried = server.Target(version=action.watched, weight=action.weight)
+    return (server.Target(version=action.target, weight=100 - action.weight), tried)
 
 
 async def drop_alias(api: client.Client, known: memory.Memory, job: finetunejob.FineTuneJob, alias: str) -> bool:

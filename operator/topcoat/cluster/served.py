@@ -6,7 +6,7 @@ An alias counts as moved, and a version as proved, only when every ready pod say
 from __future__ import annotations
 
 from topcoat.api import finetunejob, names, server, serving
-from topcoat.cluster import memory
+from topcoat.cluster import memory, traffic
 from topcoat.cluster.record import PodRecord
 from topcoat.manifests import metadata, service
 from topcoat.plan import observed
@@ -74,6 +74,10 @@ def server_or_none(known: memory.Memory, job: finetunejob.FineTuneJob) -> observ
         proved=_proved(states) if all_told else frozenset(),
         refused=_refused(states),
         answers=_answers(states, job.alias) if all_told else None,
+        watched=file.watched if file else None,
+        weight=_weight(file.targets, file.watched) if file else 0,
+        weight_in_force=_in_force(states, file) if file and all_told else None,
+        traffic=traffic.of(states, job.alias) if all_told else {},
         waiting=next((wait for wait in waits if wait), None),
         url=service.url(name, namespace),
     )
@@ -90,18 +94,23 @@ def _refused(states: list[server.AgentState]) -> dict[str, str]:
         held.digest: held.probe.problem if held.probe else "no reason was given"
         for state in states
         for held in state.versions
-        if held.state == "Refused"
+        if held.state == "Refused" or (held.probe and not held.probe.ok)
     }
 
 
 def _answers(states: list[server.AgentState], alias: str) -> str | None:
-    """The version that answers on all of them."""
-    each = {
-        tuple(target.version for target in held.targets)
-        for state in states
-        for held in state.aliases
-        if held.alias == alias
-    }
-    told = sum(held.alias == alias for state in states for held in state.aliases)
-    only = next(iter(each)) if len(each) == 1 and told == len(states) else ()
-    return only[0] if len(only) == 1 else None
+    """The version that answers on all of them; of two, the one that was there first."""
+    each = [held.targets for state in states for held in state.aliases if held.alias == alias]
+    first = {targets[0].version for targets in each if targets}
+    return first.pop() if len(first) == 1 and len(each) == len(states) and all(each) else None
+
+
+def _weight(targets: tuple[server.Target, ...], version: str | None) -> int:
+    return next((target.weight for target in targets if target.version == version), 0)
+
+
+def _in_force(states: list[server.AgentState], file: server.AliasFile) -> int | None:
+    """The watched version's share, once every pod follows the file."""
+    each = [held for state in states for held in state.aliases if held.alias == file.alias]
+    same = len(each) == len(states) and all(held.generation == file.generation for held in each)
+    return _weight(file.targets, file.watched) if same else None

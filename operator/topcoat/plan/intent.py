@@ -121,6 +121,9 @@ class WriteAlias:
     alias: str
     versions: tuple[Held, ...]
     target: str | None
+    watched: str | None = None
+    """The version that is tried, and its per cent of the traffic; the rest stays with `target`."""
+    weight: int = 0
 
 
 @dataclass(frozen=True, slots=True)

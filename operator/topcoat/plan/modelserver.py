@@ -60,7 +60,7 @@ class Plan:
     tokens: tuple[tuple[str, str], ...] = ()
     status: modelserver.ModelServerStatus = field(default_factory=modelserver.ModelServerStatus)
     unsettled: bool = False
-    """Pods do not hold yet what the alias files say: ask them again soon."""
+    """Pods do not hold yet what the alias files say, or traffic is watched: ask them again soon."""
 
 
 def plan(wanted: modelserver.ModelServer, seen: Seen, now: datetime) -> Plan:
@@ -91,6 +91,8 @@ def _claim(path: str) -> str:
 
 def _unsettled(seen: Seen, kept: Mapping[str, server.AliasFile]) -> bool:
     if seen.ready_pods < seen.desired_pods or len(seen.states) < seen.ready_pods:
+        return True
+    if any(file.watched for file in kept.values()):
         return True
     return any(not _holds(state, file) for state in seen.states for file in kept.values())
 

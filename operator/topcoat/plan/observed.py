@@ -117,6 +117,16 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """How one version answered on all pods while a canary is watched. `p95_seconds`: None before the first answer."""
+
+    requests: int = 0
+    failed: int = 0
+    empty: int = 0
+    p95_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """The model server that answers, or is to answer, for this job (cluster only)."""
 
@@ -132,7 +142,15 @@ class Server:
     refused: Mapping[str, str] = field(default_factory=dict)
     """Why a pod refused a version: words by digest."""
     answers: str | None = None
-    """Version that the alias answers with on every ready pod."""
+    """Version that the alias answers with on every ready pod; during a canary the one from before."""
+    watched: str | None = None
+    """Version that its alias file has watched."""
+    weight: int = 0
+    """Per cent of the traffic that its alias file gives to the watched version."""
+    weight_in_force: int | None = None
+    """The same, as every ready pod has it; None where they differ."""
+    traffic: Mapping[str, Traffic] = field(default_factory=dict)
+    """By version, while one is watched."""
     waiting: Waiting | None = None
     """Why pods do not start."""
     url: str = ""

@@ -24,7 +24,7 @@ def plan(job: finetunejob.FineTuneJob, seen: observed.Seen, now: datetime) -> Pl
     checked = dataset.stage(case, wish)  # rows and base model, before anything expensive
     trained = training.stage(case, wish, checked)  # the run: start, follow, try again, end
     decided = promotion.stage(case, wish, trained)  # each candidate once
-    served = serving.stage(case, wish, decided.book)  # the alias
+    served = serving.stage(case, wish, decided)  # the alias
     kept = output.stage(case, wish, trained, decided.book)  # history
 
     told = Stage(
@@ -34,7 +34,18 @@ def plan(job: finetunejob.FineTuneJob, seen: observed.Seen, now: datetime) -> Pl
             "previous_version": decided.book.previous,
         }
     )
-    stages = [refused, blocked, held, checked.stage, trained.stage, served, decided.stage, kept, told]
+    stages = [
+        refused,
+        blocked,
+        held,
+        checked.stage,
+        trained.stage,
+        served,
+        decided.stage,
+        decided.canary.stage,
+        kept,
+        told,
+    ]
     said, events = status.told(case, [*stages, status.settled(stages)])
     waits = [stage.look_again_seconds for stage in stages if stage.look_again_seconds is not None]
     return Plan(

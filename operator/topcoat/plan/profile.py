@@ -164,8 +164,6 @@ def _not_in_cluster(spec: finetunejob.FineTuneJobSpec, uris: list[tuple[str, str
             yield Refusal(HERE, f"{field} {uri!r}: s3:// is not read yet; copy the files to a claim and use pvc://")
     if spec.retrain.schedule is not None:
         yield Refusal(HERE, "retrain.schedule is not carried out yet; change retrain.requestedAt from a CronJob")
-    if spec.serving.rollout.type is servings.RolloutType.CANARY:
-        yield Refusal(HERE, "serving.rollout.type Canary is not carried out yet; use Immediate")
     if spec.serving.engine is servings.Engine.VLLM:
         yield Refusal(HERE, "serving.engine VLLM is not carried out yet; use Auto or Transformers")
     if spec.tracking:

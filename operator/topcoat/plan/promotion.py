@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from topcoat.api import conditions, names, status
 from topcoat.api import promotion as promotions
+from topcoat.plan import canary as canaries
 from topcoat.plan import observed, shown
 from topcoat.plan.case import Case, Wish
 from topcoat.plan.intent import Headline, Stage, Word
@@ -56,6 +57,7 @@ class Decided:
 
     stage: Stage
     book: Book
+    canary: canaries.Canary
 
 
 def stage(case: Case, wish: Wish, trained: Trained) -> Decided:
@@ -64,11 +66,14 @@ def stage(case: Case, wish: Wish, trained: Trained) -> Decided:
     for candidate in [version for version in book.versions if version.state is State.CANDIDATE]:
         book = _judged(case, wish, book, candidate)
     book = _approved(case, wish, book)
+    tried = canaries.stage(case, wish, book.promoted)
+    if tried.back_to:
+        book = book.promote(tried.back_to)
     said = _said(case, wish, trained, book)
     approved = wish.spec.promotion.approved_version
     if approved is None or case.usable_or_none(approved):
         said = replace(said, updates={**said.updates, "approved_version": approved})
-    return Decided(said, book)
+    return Decided(said, book, tried)
 
 
 def by_hand(known: status.FineTuneJobStatus, name: str, reason: str, message: str) -> status.FineTuneJobStatus:

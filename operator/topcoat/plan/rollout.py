@@ -7,31 +7,52 @@ from __future__ import annotations
 
 from topcoat.api import conditions
 from topcoat.plan import observed, waiting
+from topcoat.plan.canary import Share
 from topcoat.plan.case import Case
-from topcoat.plan.intent import Action, Headline, Held, Word, WriteAlias
-from topcoat.plan.promotion import Book
+from topcoat.plan.intent import Action, Headline, Held, Kind, Word, WriteAlias
+from topcoat.plan.promotion import Book, Decided
 
 PHASE = conditions.Phase
 C = conditions.Condition
 
 
-def stage(case: Case, target: observed.SealedVersion, book: Book) -> tuple[Word, Headline | None, tuple[Action, ...]]:
+Said = tuple[Word, Headline | None, tuple[Action, ...]]
+
+
+def stage(case: Case, target: observed.SealedVersion, decided: Decided) -> Said:
     """One step of the move to `target`: what to say of Serving, and what to do."""
-    server = case.seen.server or observed.Server("")
+    server, book = case.seen.server or observed.Server(""), decided.book
+    share = decided.canary.share if target.version == book.promoted else None
     wanted = _held(case, target, book)
     if target.version not in server.written or server.written[target.version] != target.digest:
         # What answers today goes on answering; the target is only loaded beside it.
         return _moving(case, server, target, WriteAlias(case.job.alias, wanted, _usable(server.target, wanted)))
+    if share is not None and share.weight:
+        answers = share.previous if share.weight < 100 else target.version
+        return _tried(server, share, WriteAlias(case.job.alias, wanted, answers, target.version, share.weight))
     if server.target == target.version and server.answers == target.version:
-        extra = {held.version: held.digest for held in wanted} != dict(server.written)
+        extra = {held.version: held.digest for held in wanted} != dict(server.written) or server.watched
         actions: tuple[Action, ...] = (WriteAlias(case.job.alias, wanted, target.version),) if extra else ()
         return Word("True", "AliasReady", f"{case.job.alias} answers with {target.version}"), None, actions
     if target.digest in server.refused:
         text = f"the server refuses {target.version}: {server.refused[target.digest]}"
         return Word("False", "VersionUnusable", text), Headline(PHASE.FAILED, "Stuck", "VersionUnusable", text), ()
-    if target.digest in server.proved and server.target != target.version:
+    if target.digest in server.proved and server.target != target.version and share is None:
         return _moving(case, server, target, WriteAlias(case.job.alias, wanted, target.version))
     return _moving(case, server, target, None)
+
+
+def _tried(server: observed.Server, share: Share, wanted: WriteAlias) -> Said:
+    """The version that is tried has its share of the traffic, or gets it now."""
+    written = (server.target, server.watched, server.weight) == (wanted.target, wanted.watched, wanted.weight)
+    actions: tuple[Action, ...] = () if written else (wanted,)
+    if share.held:
+        return Word("True", "CanaryHeld", share.message), _headline("Stuck", "CanaryHeld", share.message), actions
+    return Word("True", "Canary", share.message), _headline("Working", "RollingOut", share.message), actions
+
+
+def _headline(kind: Kind, reason: str, text: str) -> Headline:
+    return Headline(PHASE.ROLLING_OUT, kind, reason, text)
 
 
 def _held(case: Case, target: observed.SealedVersion, book: Book) -> tuple[Held, ...]:

@@ -12,15 +12,15 @@ from topcoat.api import serving as servings
 from topcoat.plan import observed, rollout, shown, waiting
 from topcoat.plan.case import Case, Wish
 from topcoat.plan.intent import Action, DropAlias, Headline, Kind, PointAlias, Stage, Word
-from topcoat.plan.promotion import Book
+from topcoat.plan.promotion import Decided
 
 C = conditions.Condition
 PHASE = conditions.Phase
 
 
-def stage(case: Case, wish: Wish, book: Book) -> Stage:  # noqa: PLR0911 - one return for each thing to say
+def stage(case: Case, wish: Wish, decided: Decided) -> Stage:  # noqa: PLR0911 - one return for each thing to say
     """Points the alias, or says why it stays where it is."""
-    alias, ours = case.job.alias, _serves(case)
+    alias, ours, book = case.job.alias, _serves(case), decided.book
     pinned = wish.spec.serving.pinned_version
     if wish.spec.serving.mode is servings.Mode.NONE:
         drop: tuple[Action, ...] = (DropAlias(alias),) if ours else ()
@@ -39,7 +39,7 @@ def stage(case: Case, wish: Wish, book: Book) -> Stage:  # noqa: PLR0911 - one r
         kept = f"; the alias stays at {ours}" if ours and ours != target else ""
         return _stuck(reason, f"{field}{case.problem_with(target)}{kept}", serves=ours)
     if case.seen.mode is observed.Mode.CLUSTER:
-        return _in_cluster(case, wish, found, book)
+        return _in_cluster(case, wish, found, decided)
     if not _points_at(case, target, found.digest):
         text = f"the alias {alias} moves from {ours or 'nothing'} to {target}"
         move = PointAlias(alias, target, found.path, found.digest)
@@ -49,9 +49,9 @@ def stage(case: Case, wish: Wish, book: Book) -> Stage:  # noqa: PLR0911 - one r
     return _stage(Word("True", reason, f"{alias} answers with {target}"), serves=target, endpoint=alias)
 
 
-def _in_cluster(case: Case, wish: Wish, target: observed.SealedVersion, book: Book) -> Stage:
-    server, pinned = case.seen.server, wish.spec.serving.pinned_version
-    word, headline, actions = rollout.stage(case, target, book)
+def _in_cluster(case: Case, wish: Wish, target: observed.SealedVersion, decided: Decided) -> Stage:
+    server, pinned, book = case.seen.server, wish.spec.serving.pinned_version, decided.book
+    word, headline, actions = rollout.stage(case, target, decided)
     answers = server.answers if server else None
     if not wish.spec.serving.replicas and server and not server.desired_pods and not actions:
         text = f"serving.replicas is 0; {target.version} answers as soon as a pod is wanted"

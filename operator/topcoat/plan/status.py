@@ -20,7 +20,7 @@ PHASE = conditions.Phase
 IDLE = Word("False", "Idle", "nothing needs to be done")
 NEWS = (C.DATASET_VALID, C.TRAINED, C.PROMOTED, C.SERVING, C.STALLED)
 """Conditions whose transitions are events."""
-NO_NEWS = ("Training", "Idle", "NothingToServe", "RollingOut")
+NO_NEWS = ("Training", "Idle", "NothingToServe", "RollingOut", "Canary")
 """Reasons that say nothing new: other events tell of them."""
 
 

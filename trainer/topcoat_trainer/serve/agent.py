@@ -20,15 +20,17 @@ from typing import Literal
 import torch
 
 from topcoat.api.report import VersionManifest
-from topcoat.api.server import AgentState, EngineState, HeldVersion, Proof, Push, ServerFile, WantedVersion
+from topcoat.api.server import AgentState, EngineState, HeldAlias, HeldVersion, Proof, Push, ServerFile, WantedVersion
 from topcoat_trainer.errors import TrainerError
 from topcoat_trainer.serve.alias import Table, Tag
 from topcoat_trainer.serve.desired import Desired
 from topcoat_trainer.serve.engine import Engine
 from topcoat_trainer.serve.intake import Intake, Taken
 from topcoat_trainer.serve.metric import Metrics
+from topcoat_trainer.serve.traffic import Traffic
 
 LOOK_SECONDS = 1.0
+RECHECK_SECONDS = 30.0
 RETRY_SECONDS = (2.0, 5.0, 15.0, 60.0)
 PROBLEM_CHARACTERS = 1024
 # fp32 on another machine rounds elsewhere, by 1e-5 and less. In half precision a log-probability of about -10 has
@@ -63,6 +65,7 @@ class Hands:
     table: Table
     desired: Desired
     metrics: Metrics
+    traffic: Traffic
 
 
 class Agent:
@@ -84,6 +87,7 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
             group.create_task(self._bring())
+            group.create_task(self._recheck())
 
     async def _watch(self) -> None:
         while True:
@@ -96,6 +100,7 @@ class Agent:
         for alias in change.gone:
             log.info("alias %s is gone from the files", alias)
             self._hands.table.forget(alias)
+            self._hands.traffic.drop(alias)
         for file in change.written:
             self._hands.table.follow(file)
         self._looked = True
@@ -106,10 +111,12 @@ class Agent:
         newer = [self._hands.table.follow(file) for file in push.aliases]
         for alias in push.dropped:
             self._hands.table.drop(alias)
+            self._hands.traffic.drop(alias)
         self._settle(fresh=any(newer) or bool(push.dropped))
 
     def _settle(self, *, fresh: bool) -> None:
         for entry in self._hands.table.settle(self.proved):
+            self._hands.traffic.follow(entry.file)
             shares = ", ".join(f"{tag.name} {weight} %" for tag, weight in entry.shares) or "nobody"
             log.info("alias %s, generation %d: %s", entry.file.alias, entry.file.generation, shares)
         whole = self._looked and not self._hands.desired.broken and self._hands.table.settled()
@@ -167,16 +174,42 @@ class Agent:
         else:
             await self._hands.engine.unload(tag.key)
 
+    async def _recheck(self) -> None:
+        """While a version is tried, its probes are replayed among the clients' requests: load must not change it."""
+        while True:
+            await asyncio.sleep(RECHECK_SECONDS)
+            for tag in [tag for entry in self._hands.table.in_force() if entry.file.watched for tag, _ in entry.shares]:
+                await self.recheck(tag)
+
+    async def recheck(self, tag: Tag) -> None:
+        """A version that drifts goes on answering here; whoever asks for the state decides."""
+        record = self._records.get(tag)
+        if record is None or record.manifest is None or record.state != "Proved":
+            return
+        try:
+            with self.lease(tag):
+                difference = await self._hands.engine.probe(tag.key, record.manifest.probes)
+        except Exception as error:  # noqa: BLE001 (a replay that fails must not end the server)
+            log.error("%s: its probes cannot be replayed (%s)", tag.name, type(error).__name__)  # noqa: TRY400
+            difference = WORST
+        record.proof = self._proof(record.manifest, difference)
+
+    def _proof(self, manifest: VersionManifest, difference: float) -> Proof:
+        allowed = max(TOLERANCE.get(manifest.lineage.precision, 0.0), TOLERANCE[self._precision])
+        if difference <= allowed:
+            return Proof(ok=True, max_abs_diff=difference, at=_now())
+        words = f"the golden probes differ by {difference:.3g}, allowed is {allowed:g}: it answers as another model"
+        shown = min(WORST, difference)  # in this order: not a number is not less
+        return Proof(ok=False, max_abs_diff=shown, at=_now(), problem=words)
+
     async def _prove(self, record: Record, manifest: VersionManifest) -> None:
         """Replays the golden probes; only what answers as it was sealed is proved."""
         difference = await self._hands.engine.probe(record.tag.key, manifest.probes)
-        allowed = max(TOLERANCE.get(manifest.lineage.precision, 0.0), TOLERANCE[self._precision])
-        if difference <= allowed:
-            record.state, record.tries = "Proved", 0
-            record.proof = Proof(ok=True, max_abs_diff=difference, at=_now())
+        proof = self._proof(manifest, difference)
+        if proof.ok:
+            record.state, record.tries, record.proof = "Proved", 0, proof
             return
-        words = f"the golden probes differ by {difference:.3g}, allowed is {allowed:g}: it answers as another model"
-        self._refuse(record.tag, words, difference)
+        self._refuse(record.tag, proof.problem, difference)
 
     def _refuse(self, tag: Tag, words: str, difference: float = 0.0) -> None:
         record = self._records.setdefault(tag, Record(tag))
@@ -243,9 +276,12 @@ class Agent:
             ready=self._complete and settled,
             base_model_digest=self._told.base_model_digest,
             versions=held,
-            aliases=self._hands.table.state(),
+            aliases=tuple(self._with_traffic(held) for held in self._hands.table.state()),
             engine=EngineState(boot_id=self.boot_id, name=self._hands.engine.name, version=self._hands.engine.version),
         )
+
+    def _with_traffic(self, held: HeldAlias) -> HeldAlias:
+        return held.model_copy(update={"traffic": self._hands.traffic.of(held.alias)})
 
 
 def _now() -> str:

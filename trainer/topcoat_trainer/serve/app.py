@@ -30,6 +30,7 @@ from topcoat_trainer.serve.envelope import Gone
 from topcoat_trainer.serve.metric import Metrics
 from topcoat_trainer.serve.protocol import ApiError, Asked, ChatRequest, CompletionRequest
 from topcoat_trainer.serve.question import Habit, Prompt, Reader
+from topcoat_trainer.serve.traffic import Traffic
 from topcoat_trainer.serve.visit import Visit, explained
 
 LEAST = -9999.0
@@ -44,6 +45,7 @@ class Parts:
     table: Table
     admission: Admission
     metrics: Metrics
+    traffic: Traffic
     agent: Agent
     engine: Engine
     reader: Reader
@@ -117,7 +119,7 @@ class Clients:
         visit = Visit(envelope.request_id(request))
         try:
             parts = self._present()
-            visit.metrics = parts.metrics
+            visit.metrics, visit.traffic = parts.metrics, parts.traffic
             asked = protocol.parsed(kind, await envelope.body(request))
             return await self._answered(request, visit, asked, shape)
         except Gone:
@@ -125,7 +127,7 @@ class Clients:
             return Response(status_code=499)
         except Exception as error:  # noqa: BLE001 (a client is always answered in OpenAI's shape)
             said = explained(error, visit.id)
-            visit.finish(said.status)
+            visit.finish(said.status, fault=said.code not in ("stopping", "loading"))
             return envelope.refusal(said, visit.headers)
 
     async def _answered(self, request: Request, visit: Visit, asked: Asked, shape: type[Any]) -> Response:

@@ -30,6 +30,7 @@ from topcoat_trainer.serve.desired import Desired
 from topcoat_trainer.serve.intake import Intake
 from topcoat_trainer.serve.metric import Metrics
 from topcoat_trainer.serve.question import Reader
+from topcoat_trainer.serve.traffic import Traffic
 from topcoat_trainer.serve.transformers_engine import TransformersEngine
 
 CUT_SECONDS = 5
@@ -45,6 +46,8 @@ class Places:
     host: str
     client_port: int
     agent_port: int
+    client_fd: int | None = None
+    """For clients: a socket that whoever started us listens on already, instead of host and port."""
 
 
 class Front(uvicorn.Server):
@@ -90,9 +93,10 @@ class House:
         engine = self._engine = await TransformersEngine.started(facts, told.max_running, reader.end_ids)
         intake = await asyncio.to_thread(Intake, engine.base, told.max_rank)
         table, metrics = Table(told.base_model_id), Metrics(told.base_model_id, told.max_adapters)
-        hands = agent.Hands(engine, intake, table, Desired(aliases), metrics)
+        traffic = Traffic()
+        hands = agent.Hands(engine, intake, table, Desired(aliases), metrics, traffic)
         steward = agent.Agent(told, hands, agent.PRECISION.get(engine.base.dtype, "BF16"))
-        self._parts = Parts(told, table, self.admission, metrics, steward, engine, reader)
+        self._parts = Parts(told, table, self.admission, metrics, traffic, steward, engine, reader)
         log.info("base model %s is loaded", told.base_model_id)
         await steward.run()
 
@@ -129,7 +133,7 @@ async def serve(told: ServerFile, places: Places) -> None:
     house = House(told)
     office = admin.Office(house.parts, house.admission, told.admin_token_sha256)
     fronts = [Front(app.app(app.Clients(house.parts))), Front(admin.app(office))]
-    sockets = [_listening(places.host, port) for port in (places.client_port, places.agent_port)]
+    sockets = [_for_clients(places), _listening(places.host, places.agent_port)]
     ports = [found.getsockname()[1] for found in sockets]
     serving = [asyncio.create_task(front.serve([at])) for front, at in zip(fronts, sockets, strict=True)]
     living = asyncio.create_task(house.live(places.aliases))
@@ -159,6 +163,12 @@ async def _stop_asked() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
     await asked.wait()
+
+
+def _for_clients(places: Places) -> socket.socket:
+    if places.client_fd is not None:
+        return socket.socket(fileno=places.client_fd)
+    return _listening(places.host, places.client_port)
 
 
 def _listening(host: str, port: int) -> socket.socket:

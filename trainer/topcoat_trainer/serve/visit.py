@@ -13,6 +13,7 @@ from topcoat_trainer.serve.engine import Piece
 from topcoat_trainer.serve.metric import NOBODY, Metrics
 from topcoat_trainer.serve.protocol import ApiError
 from topcoat_trainer.serve.reply import Told
+from topcoat_trainer.serve.traffic import Answer, Traffic
 
 BASE = "base"
 log = logging.getLogger(__name__)
@@ -24,9 +25,12 @@ class Visit:
 
     id: str
     metrics: Metrics | None = None
+    traffic: Traffic | None = None
     model: str = NOBODY
     version: str = NOBODY
+    tag: Tag | None = None
     fingerprint: str = ""
+    answer: Answer = field(default_factory=Answer)
     told: Told = field(default_factory=lambda: Told(0))
     started: float = field(default_factory=time.monotonic)
     begun: bool = False
@@ -39,22 +43,27 @@ class Visit:
 
     def answers(self, model: str, tag: Tag | None, base_digest: str) -> None:
         """Who answers is known now. `model` was found in the table, so it is no invention of the client's."""
-        self.model = model
+        self.model, self.tag = model, tag
         self.version = tag.name if tag else BASE
         self.fingerprint = tag.digest if tag else f"sha256:{base_digest.removeprefix('sha256:')}"
 
     def note(self, piece: Piece) -> None:
         """Something was made."""
         self.told.completion_tokens += piece.count
+        self.answer.add(piece.text, piece.finish)
         if not self.begun and self.metrics is not None:
             self.metrics.first_token(self.model, self.version, time.monotonic() - self.started)
         self.begun = True
 
-    def finish(self, code: int) -> None:
+    def finish(self, code: int, *, fault: bool = True) -> None:
+        """`fault`: whether an error is the version's; not where the server is stopping or has just begun."""
         if self.ended or self.metrics is None:
             return
         self.ended = True
-        self.metrics.request(self.model, self.version, code, time.monotonic() - self.started)
+        seconds = time.monotonic() - self.started
+        self.metrics.request(self.model, self.version, code, seconds)
+        if self.traffic is not None and self.tag is not None and fault:
+            self.traffic.note(self.model, self.tag, code, seconds, self.answer)
         if self.begun:
             self.metrics.tokens(self.model, self.version, self.told.prompt_tokens, self.told.completion_tokens)
 
