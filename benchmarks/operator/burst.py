@@ -13,7 +13,13 @@ from benchmarks.operator import figures, load, meter, subject
 from tests.support.kube import audit
 from tests.support.kube import control_plane as planes
 
+# The news of new Jobs come late and in waves: at least so long, and then until the subject is quiet.
 SETTLE_SECONDS = 12.0
+LONGEST_SECONDS = 180.0
+# Jobs that wait say so after half a minute and after a minute; then nothing is left to say.
+STEADY_SECONDS = 40.0
+LONGEST_STEADIES = 8
+SHOWN = 10
 # The first job pays for what all share: claims, snapshots, caches.
 FIRST = 10**6
 
@@ -37,7 +43,7 @@ def _burst(
     took = asyncio.run(load.seconds_to_made(plane, objects, found.collection, jobs + 1))
     then, made_at = meter.cpu_seconds(pid), _now()
     time.sleep(SETTLE_SECONDS)
-    settled = meter.cpu_seconds(pid)
+    _, settled = meter.quiet(pid, LONGEST_SECONDS)
     # Read last: where this process is the subject, reading the log must not count.
     asked = [request for request in plane.requests.requests(controller.user) if request.resource != "leases"]
     writes = [request for request in asked if request.writes and request.resource != "events"]
@@ -64,20 +70,36 @@ def _now() -> str:
 def _idle(
     burst: figures.Burst, plane: planes.ControlPlane, controller: subject.Controller, seconds: float
 ) -> figures.Idle:
-    pid = controller.pid
+    pid, late = controller.pid, _late_writes(plane, controller)
     plane.requests.mark()
     cpu, resident = meter.cpu_seconds(pid), meter.resident_mib(pid)
     time.sleep(seconds)
     asked = plane.requests.requests(controller.user)
+    written = writes_but_leases(asked)
     return figures.Idle(
         subject=burst.subject,
         jobs=burst.jobs,
+        late_writes=late,
         seconds=seconds,
         cpu_seconds=round(meter.cpu_seconds(pid) - cpu, 2),
         growth_mib=round(meter.resident_mib(pid) - resident, 1),
-        writes=len(writes_but_leases(asked)),
+        writes=len(written),
+        written=tuple(f"{one.at} {one.verb} {one.resource} {one.name}: {one.code}" for one in written[:SHOWN]),
         requests=by_kind(asked),
     )
+
+
+def _late_writes(plane: planes.ControlPlane, controller: subject.Controller) -> int:
+    """Waits until all is said; how many writes that still took."""
+    late = 0
+    for _ in range(LONGEST_STEADIES):
+        plane.requests.mark()
+        time.sleep(STEADY_SECONDS)
+        written = len(writes_but_leases(plane.requests.requests(controller.user)))
+        if not written:
+            break
+        late += written
+    return late
 
 
 def writes_but_leases(asked: list[audit.Request]) -> list[audit.Request]:

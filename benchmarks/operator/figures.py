@@ -58,11 +58,15 @@ class Idle:
 
     subject: str
     jobs: int
+    late_writes: int
+    """Between the burst's figures and this time: a job that has waited half a minute, or a minute, says so."""
     seconds: float
     cpu_seconds: float
     growth_mib: float
     writes: int
     """Leases are counted apart."""
+    written: tuple[str, ...]
+    """What the first few of these writes were; nobody expects any."""
     requests: dict[str, int]
     """By verb and resource."""
 
@@ -76,6 +80,11 @@ def median(rounds: Sequence[Record]) -> Record:
     found: dict[str, Any] = {}
     for field in fields(last):
         values = [getattr(one, field.name) for one in rounds]
-        number = isinstance(values[-1], int | float)
-        found[field.name] = statistics.median(values) if number else values[-1]
+        found[field.name] = _median(values) if isinstance(values[-1], int | float) else values[-1]
     return type(last)(**found)
+
+
+def _median(values: Sequence[float]) -> float:
+    """A number of things stays one, unless it lies between two."""
+    found = round(statistics.median(values), 3)
+    return int(found) if all(isinstance(value, int) for value in values) and found == int(found) else found

@@ -1,7 +1,8 @@
 """Kubeflow Trainer's manager as a subject: the same release, kinds, rights, runtime and configuration as it ships.
 
-One TrainJob becomes one JobSet, written by the manager. JobSet's own controller, another process, would make the Jobs
-and a Service from it; it does not run here, and nothing of what it costs is counted. No admission webhooks either.
+One TrainJob becomes one ConfigMap, the snapshot of its runtime, and one JobSet, both written by the manager. JobSet's
+own controller, another process, would make the Jobs and a Service from it; it does not run here, and nothing of what
+it costs is counted. No admission webhooks either.
 """
 
 from __future__ import annotations

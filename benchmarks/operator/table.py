@@ -16,7 +16,13 @@ RESTART = {
     "cpu_seconds": "CPU s", "peak_mib": "peak MiB", "writes": "writes",
     "lease_writes": "Lease writes", "looks": "looks",
 }  # fmt: skip
-IDLE = {"seconds": "s", "cpu_seconds": "CPU s", "growth_mib": "MiB more", "writes": "writes"}
+IDLE = {
+    "late_writes": "late writes before",
+    "seconds": "s",
+    "cpu_seconds": "CPU s",
+    "growth_mib": "MiB more",
+    "writes": "writes",
+}
 
 
 def burst(found: Mapping[str, figures.Burst]) -> str:
@@ -28,7 +34,8 @@ def restart(found: Mapping[str, figures.Restart]) -> str:
 
 
 def idle(found: Mapping[str, figures.Idle]) -> str:
-    return _with_requests(IDLE, list(found.values()))
+    written = [f"  wrote at {line}" for one in found.values() for line in one.written]
+    return "\n".join([_with_requests(IDLE, list(found.values())), *written])
 
 
 def _with_requests(columns: Mapping[str, str], records: Sequence[Any]) -> str:

@@ -21,7 +21,9 @@ def aims(ours: figures.Burst) -> str:
 
 def test_the_median_of_each_figure_is_taken() -> None:
     rounds = [replace(OURS, seconds=seconds) for seconds in (9.0, 4.0, 5.0)]
-    assert figures.median(rounds) == replace(OURS, seconds=5.0)
+    found = figures.median(rounds)
+    assert found == replace(OURS, seconds=5.0)
+    assert isinstance(found.jobs, int)
 
 
 def test_targets_are_met_missed_or_not_measured() -> None:
@@ -50,3 +52,9 @@ def test_the_table_shows_ours_as_a_multiple_of_the_others() -> None:
     assert lines[3].split()[:3] == ["topcoat", "/", "kubeflow"]
     assert lines[3].split()[3:] == ["1.00x", "1.00x", "0.75x", "1.00x", "1.00x", "1.00x", "0.00x", "-"]
     assert lines[-1].strip() == "kubeflow: 1000 create jobs"
+
+
+def test_a_write_while_nothing_happens_is_named() -> None:
+    line = "12:00 patch finetunejobs/status job-7: 200"
+    idle = figures.Idle("topcoat", 1000, 0, 30.0, 0.1, 0.0, writes=1, written=(line,), requests={"get leases": 6})
+    assert table.idle({"topcoat": idle}).endswith(line)
