@@ -6,13 +6,13 @@ Objects are never read, changed and written back: they are created, applied or p
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import pydantic_core
 
 from topcoat.manifests import metadata
 
@@ -144,7 +144,7 @@ class Client:
                 if answer.status != 200:
                     raise await _error(answer)
                 async for line in _lines(answer):
-                    event = json.loads(line)
+                    event = pydantic_core.from_json(line)
                     if event["type"] == "ERROR":
                         raise _gone(event["object"])
                     yield event["type"], event["object"]
@@ -162,7 +162,8 @@ class Client:
     async def _send(
         self, verb: str, kind: str, path: str, body: Json | None = None, content: str = "application/json"
     ) -> Json:
-        data = None if body is None else json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+        # Twice and more as fast as the standard library, and every object comes through here.
+        data = None if body is None else pydantic_core.to_json(body)
         headers = {"Content-Type": content, "Accept": "application/json"}
         limits = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
         try:
@@ -172,7 +173,7 @@ class Client:
                 self.counts[verb, kind, answer.status] += 1
                 if answer.status >= 400:
                     raise await _error(answer)
-                found: Json = json.loads(await answer.read())
+                found: Json = pydantic_core.from_json(await answer.read())
                 return found
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:  # noqa: UP041 - says which time-out is meant
             self.counts[verb, kind, 0] += 1
@@ -204,7 +205,7 @@ async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 async def _error(answer: aiohttp.ClientResponse) -> ApiError:
     text = await answer.text()
     try:
-        said = json.loads(text)
+        said = pydantic_core.from_json(text)
         reason, message = str(said.get("reason", "")), str(said.get("message", ""))
     except (ValueError, AttributeError):
         reason, message = answer.reason or "", text[:300]

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 QUERY = f"&labelSelector={metadata.SELECTOR.replace('/', '%2F').replace('=', '%3D')}"
 LONGEST_WAIT_SECONDS = 1.0
+# A Job's first news come in threes (active, pod made, pod not scheduled yet) and decide nothing: one look does for all.
+GATHER_SECONDS = 0.4
 
 
 async def follow(state: State, kind: str, namespace: str) -> None:
@@ -87,7 +89,7 @@ def _take_job(state: State, body: Json, *, gone: bool) -> None:
         state.known.stuck.pop(found.uid, None)
         _mark(state, state.known.drop_job(found.namespace, found.name))
     elif state.known.put_job(found):
-        _mark(state, found.owner_uid)
+        _mark(state, found.owner_uid, soon=found.ended_at is None and not found.deleting)
 
 
 def _take_pod(state: State, body: Json, *, gone: bool) -> None:
@@ -104,10 +106,13 @@ def _mark_pod(state: State, pod: record.PodRecord) -> None:
     if pod.role == metadata.Role.SERVER:
         state.queue.add(Key("ModelServer", pod.namespace, pod.owner))
     else:
-        _mark(state, state.known.owners.get((pod.namespace, pod.owner), ""))
+        _mark(state, state.known.owners.get((pod.namespace, pod.owner), ""), soon=pod.phase == "Pending")
 
 
-def _mark(state: State, uid: str) -> None:
+def _mark(state: State, uid: str, *, soon: bool = False) -> None:
+    """`soon`: what comes within a moment is looked at together."""
     key = state.known.uids.get(uid)
-    if key is not None:
+    if key is not None and soon:
+        state.queue.add_later(key, GATHER_SECONDS)
+    elif key is not None:
         state.queue.add(key)
