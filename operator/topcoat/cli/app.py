@@ -39,6 +39,7 @@ VERBS: dict[str, dict[str, str]] = {
         "report": "Why a version was promoted or not",
     },
     "Serve": {
+        "serve": "Answer clients with what is promoted here, in OpenAI's protocol",
         "promote": "Serve a version that a person chose",
         "rollback": "Serve the version before",
         "export": "Copy a version out, or merge it into its base model",

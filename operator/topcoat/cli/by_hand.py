@@ -19,19 +19,14 @@ def by_hand(here: store.Store, name: str, version: str, reason: str, message: st
         if entry is None:
             has = ", ".join(one.version for one in known.versions) or "none yet"
             terminal.fail(f"{name!r} has no version {version!r}", hint=f"its versions: {has}")
-        _check(here, job, entry)
+        check_whole(here.version_folder(job, version), entry.digest, "choose another version")
         here.write(job.model_copy(update={"status": promotion.by_hand(known, version, reason, message)}))
     after = local.move_alias(here, name)
     _say(after, version)
 
 
-def _check(here: store.Store, job: finetunejob.FineTuneJob, entry: statuses.VersionStatus) -> None:
-    """Every byte, before anything is changed."""
-    check_whole(here.version_folder(job, entry.version), entry.digest, "choose another version")
-
-
 def check_whole(folder: Path, digest: str, otherwise: str) -> None:
-    """Every byte of a version. Fails with the file that is not what was sealed; `otherwise`: a way out."""
+    """Reads every byte of a version. Fails with the file that is not what was sealed; `otherwise`: a way out."""
     found = observe.version_or_none(folder)
     if found is None:
         terminal.fail("the version is gone", str(folder), otherwise)

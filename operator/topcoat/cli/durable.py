@@ -79,13 +79,19 @@ def is_taken(path: Path) -> bool:
     return False
 
 
+def take(path: Path) -> int:
+    """The lock's open file, after waiting for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Waits for the lock; for what takes milliseconds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = take(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)

@@ -160,9 +160,9 @@ def _versions(places: Places, session: Session) -> list[observed.SealedVersion]:
     folders = [path for path in places.versions.glob("v*") if path.name[1:].isdecimal() and path.name[1] != "0"]
     found = []
     for folder in sorted(folders, key=lambda path: int(path.name[1:])):
-        stamp = tuple(_stamp(folder / name) for name in (MANIFEST, EVALUATION))
-        if session.known.get(folder, (None, None))[0] != stamp:
-            session.known[folder] = (stamp, version_or_none(folder))
+        seen_as = tuple(stamp(folder / name) for name in (MANIFEST, EVALUATION))
+        if session.known.get(folder, (None, None))[0] != seen_as:
+            session.known[folder] = (seen_as, version_or_none(folder))
         version = session.known[folder][1]
         if version is not None:
             spoilt = session.spoilt.get(folder.name)
@@ -170,7 +170,8 @@ def _versions(places: Places, session: Session) -> list[observed.SealedVersion]:
     return found
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def stamp(path: Path) -> tuple[int, int] | None:
+    """What tells whether a file changed since; None where there is none."""
     try:
         facts = path.stat()
     except OSError:
