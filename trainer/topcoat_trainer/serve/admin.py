@@ -88,8 +88,10 @@ class Office:
 
 
 def _no_route(_: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    return envelope.refusal(ApiError(status, "there is no such route", "not_found"), {})
+    status, allowed = (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
+    words = "this route does not know that method" if status == 405 else "there is no such route"
+    code = "invalid_request" if status == 405 else "not_found"
+    return envelope.refusal(ApiError(status, words, code), allowed or {})
 
 
 def app(office: Office) -> Starlette:

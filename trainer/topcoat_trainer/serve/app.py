@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from topcoat.api.server import ServerFile
-from topcoat_trainer.serve import catalog, envelope, protocol, reply
+from topcoat_trainer.serve import catalog, envelope, openapi, protocol, reply, response
 from topcoat_trainer.serve.admission import Admission
 from topcoat_trainer.serve.agent import Agent
 from topcoat_trainer.serve.alias import NotYet, Table, Tag, Unknown
@@ -112,8 +112,8 @@ class Clients:
             return envelope.refusal(error, headers)
         if name is not None:
             return JSONResponse(open_to[name].model_dump(mode="json"), headers=headers)
-        listed = [card.model_dump(mode="json") for card in open_to.values()]
-        return JSONResponse({"object": "list", "data": listed}, headers=headers)
+        listed = response.ModelList(data=list(open_to.values()))
+        return JSONResponse(listed.model_dump(mode="json"), headers=headers)
 
     async def _handled(self, request: Request, kind: type[Asked], shape: type[Any]) -> Response:
         visit = Visit(envelope.request_id(request))
@@ -289,11 +289,15 @@ async def _health(_: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
+async def _document(_: Request) -> Response:
+    return JSONResponse(openapi.document())
+
+
 def _no_route(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
+    status, allowed = (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
     words = {404: "there is no such route", 405: "this route does not know that method"}.get(status, "refused")
     said = ApiError(status, words, "not_found" if status == 404 else "invalid_request")
-    return envelope.refusal(said, {"x-request-id": envelope.request_id(request)})
+    return envelope.refusal(said, {"x-request-id": envelope.request_id(request), **(allowed or {})})
 
 
 def app(clients: Clients) -> Starlette:
@@ -304,5 +308,8 @@ def app(clients: Clients) -> Starlette:
         Route("/v1/models", clients.models),
         Route("/v1/models/{id:path}", clients.model),
         Route("/health", _health),
+        Route("/openapi.json", _document),
     )
-    return Starlette(routes=list(routes), exception_handlers={HTTPException: _no_route})
+    made = Starlette(routes=list(routes), exception_handlers={HTTPException: _no_route})
+    made.router.redirect_slashes = False  # a client is never sent to an address made of its own Host header
+    return made

@@ -9,7 +9,7 @@ from typing import Any
 from topcoat.api.server import ServerFile
 from topcoat_trainer.serve.agent import Agent
 from topcoat_trainer.serve.alias import InForce, Table, Tag
-from topcoat_trainer.serve.protocol import ModelCard
+from topcoat_trainer.serve.response import ModelCard
 
 STARTED = int(time.time())
 Listed = tuple[ModelCard, tuple[str | None, ...]]

@@ -22,6 +22,7 @@ BODY_BYTES = 1024 * 1024
 BODY_SECONDS = 30.0
 TOKEN_BYTES = 4096
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+JSON_TYPE = re.compile(r"\s*application/(json|[\w.+-]+\+json)\s*(;.*)?", re.IGNORECASE)
 RETRY_AFTER_SECONDS = {429: 1, 503: 5}
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -32,7 +33,11 @@ class Gone(Exception):
 
 
 async def body(request: Request) -> bytes:
-    """The body; ApiError 413 or 408 if it is too large or comes too slowly."""
+    """The body; ApiError if it is said to be no JSON (a web page of another site could send such a one in its
+    reader's name), is too large or comes too slowly.
+    """
+    if not JSON_TYPE.fullmatch(request.headers.get("content-type", "application/json")):
+        raise ApiError(415, "Content-Type must be application/json", "unsupported_media_type")
     parts: list[bytes] = []
     size = 0
     try:

@@ -22,7 +22,7 @@ from topcoat.api.server import ServerFile
 from topcoat_trainer import model, model_file
 from topcoat_trainer.errors import BaseModelError, UserInputError
 from topcoat_trainer.model_file import ModelFacts
-from topcoat_trainer.serve import admin, agent, app
+from topcoat_trainer.serve import admin, agent, app, connection
 from topcoat_trainer.serve.admission import Admission
 from topcoat_trainer.serve.alias import Table
 from topcoat_trainer.serve.app import Parts
@@ -57,6 +57,7 @@ class Front(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 application,
+                http=connection.Connection,
                 log_config=None,
                 log_level="warning",
                 access_log=False,

@@ -1,4 +1,4 @@
-"""OpenAI's shapes: what clients ask, what they are answered, and how a refusal looks. Pure: no HTTP, no tensor.
+"""OpenAI's shapes: what clients ask, and what they are refused. Pure: no HTTP, no tensor.
 
 A field that this server does not know, or cannot obey, is refused by name: one that is silently ignored breaks
 whoever relies on it. An error never repeats what a client sent, except the name of a field.
@@ -13,12 +13,22 @@ import pydantic
 import pydantic_core
 from pydantic import Field, model_validator
 
+from topcoat_trainer.serve.response import ErrorBody, ErrorDetail
+
 MOST_CHOICES = 8
 MOST_PROMPTS = 64
 MOST_TOP = 20
+MOST_MESSAGES = 4096
+MOST_TOKENS = 1 << 20
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 # Names that pydantic puts between a field that may be of several types and the place of the error.
 UNION_MEMBERS = frozenset({"str", "int"})
+# What a field takes that may be of several types, for those whose value is of none of them.
+KINDS_OF_FIELD = {
+    "prompt": "a text, a list of token numbers, or a list of either",
+    "stop": "a text or a list of texts",
+    "content": "a text or a list of text parts",
+}
 # Fields of the protocol that clients send although they want nothing by them. Any other value is refused.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
@@ -51,14 +61,37 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         kind = "server_error" if self.status >= 500 else KINDS.get(self.status, "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        error = ErrorDetail(message=self.message, type=kind, param=self.param, code=self.code)
+        return ErrorBody(error=error).model_dump(mode="json")
 
 
 KINDS = {401: "authentication_error", 429: "rate_limit_error"}
+CODES: dict[str, tuple[int, str]] = {
+    "invalid_http": (400, "this is no HTTP request; the connection is closed"),
+    "invalid_json": (400, "the body is not a JSON object in UTF-8"),
+    "invalid_value": (400, "a field is missing, of the wrong type or out of its limits; `param` names it"),
+    "unsupported_field": (400, "this server does not know the field, or cannot obey it; `param` names it"),
+    "invalid_messages": (400, "the chat template takes no such conversation, or a text holds the template's own marks"),
+    "context_length_exceeded": (400, "prompt and `max_tokens` together are more than the model takes"),
+    "invalid_api_key": (401, "the model needs its bearer token"),
+    "model_not_found": (404, "nobody of this name is served here"),
+    "not_found": (404, "there is no such route"),
+    "invalid_request": (405, "the route does not know that method; `Allow` names those it knows"),
+    "request_timeout": (408, "the body did not arrive in time"),
+    "request_too_large": (413, "the body is too large"),
+    "unsupported_media_type": (415, "`Content-Type` is not `application/json`"),
+    "rate_limit_exceeded": (429, "too many requests wait; try again after `Retry-After` seconds"),
+    "internal_error": (500, "a mistake of the server; its log names the request's id"),
+    "loading": (503, "base model or version are not loaded yet; try again after `Retry-After` seconds"),
+    "stopping": (503, "this server is about to end; another one answers"),
+    "out_of_memory": (503, "the device has not enough memory for the request now"),
+    "timeout": (504, "the answer took longer than the server allows"),
+}
+"""Every refusal: code, status, meaning."""
 
 
 class Shape(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class TextPart(Shape):
@@ -68,7 +101,8 @@ class TextPart(Shape):
 
 class ChatMessage(Shape):
     role: Literal["system", "user", "assistant"]
-    content: str | Annotated[tuple[TextPart, ...], Field(min_length=1)]
+    content: str | Annotated[tuple[TextPart, ...], Field(min_length=1, fail_fast=True)]
+    """Text, or parts of it, which are joined by line ends."""
 
     @property
     def text(self) -> str:
@@ -78,13 +112,18 @@ class ChatMessage(Shape):
 
 class StreamOptions(Shape):
     include_usage: bool = False
+    """A last chunk without choices tells the usage."""
     include_obfuscation: Literal[False] = False
+    """Nothing is padded."""
 
 
 class StructuredOutputs(Shape):
     """vLLM's field of this name; of its kinds only `choice`."""
 
-    choice: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, max_length=512)]
+    choice: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, max_length=512, fail_fast=True)
+    ]
+    """The texts of which one is answered."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -101,16 +140,27 @@ class Asked(Shape):
     """What both kinds of requests share. By default answers are greedy: that is what the gate judged."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
+    """An alias, a version's name (`alias--v7`) or the base model's id."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """0 takes the likeliest token; below 0.01 counts as 0.01, as in vLLM, and below 0.00001 as 0."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Tokens are drawn among the likeliest that together have this share."""
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] = 1
+    """Answers to each prompt."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stop | Annotated[tuple[Stop, ...], Field(max_length=16)] = ()
+    """The same seed, prompt and version give the same answer; the second of `n` answers has the next seed."""
+    stop: Stop | Annotated[tuple[Stop, ...], Field(max_length=16, fail_fast=True)] = ()
+    """Texts that end the answer; they are not told."""
     stream: bool = False
+    """Server-sent events, the last of which is `[DONE]`."""
     stream_options: StreamOptions | None = None
+    """Needs `stream`."""
     user: Label | None = None
+    """Whose request it is: the same person stays with one version while an alias has several."""
     safety_identifier: Label | None = None
+    """As `user`, and comes before it."""
     prompt_cache_key: Label | None = None
+    """As `user`, where neither of the others is given."""
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -129,12 +179,20 @@ class Asked(Shape):
 
 
 class ChatRequest(Asked):
-    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=4096)]
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
+    """The conversation; text only. Where it begins without a system message, the version's own is added."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest answer; without it, as much as the model takes."""
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    """The same by its newer name; give one of them."""
     logprobs: bool = False
+    """Tell each token's log-probability: the model's own, before temperature and `top_p`."""
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None = None
+    """So many of the likeliest tokens in each place; needs `logprobs`."""
     structured_outputs: StructuredOutputs | None = None
+    """Answer one of the given texts, the likeliest. Goes without temperature, `n` and `stop`."""
 
     @property
     def most_tokens(self) -> int | None:
@@ -157,19 +215,28 @@ class ChatRequest(Asked):
 
 
 Token = Annotated[int, Field(ge=0)]
-Ids = Annotated[tuple[Token, ...], Field(min_length=1)]
+Ids = Annotated[tuple[Token, ...], Field(min_length=1, max_length=MOST_TOKENS, fail_fast=True)]
 
 
 class CompletionRequest(Asked):
+    """`POST /v1/completions`."""
+
     prompt: (
-        str
+        Annotated[str, Field(min_length=1)]
         | Ids
-        | Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[tuple[Ids, ...], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[
+            tuple[Annotated[str, Field(min_length=1)], ...],
+            Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True),
+        ]
+        | Annotated[tuple[Ids, ...], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
     )
+    """A text, its tokens, or a list of either. It is read as it stands: no template, no system message."""
     max_tokens: Annotated[int, Field(ge=0)] = 16
+    """Longest answer. 0 only tells the prompt and needs `echo`."""
     echo: bool = False
+    """Tell the prompt before the answer; with `logprobs`, its tokens' log-probabilities, too."""
     logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None = None
+    """Tell each token's log-probability, and so many of the likeliest in each place."""
 
     @property
     def prompts(self) -> tuple[str | tuple[int, ...], ...]:
@@ -201,6 +268,11 @@ def parsed(kind: type[Request], data: bytes) -> Request:
     if not isinstance(body, dict):
         raise ApiError(400, "the body must be a JSON object", "invalid_json")
     kept = {name: value for name, value in body.items() if not _says_nothing(name, value)}
+    if isinstance(kept.get("messages"), list):
+        kept["messages"] = [_without_nulls(turn) for turn in kept["messages"]]
+    for name in kept:
+        if name not in kind.model_fields:  # before all else: thousands of such names are not looked at one by one
+            raise _unsupported((name,))
     try:
         return kind.model_validate_json(pydantic_core.to_json(kept), strict=True)
     except pydantic.ValidationError as error:
@@ -208,99 +280,41 @@ def parsed(kind: type[Request], data: bytes) -> Request:
 
 
 def _says_nothing(name: str, value: Any) -> bool:
-    return value is None or any(value == neutral for neutral in NEUTRAL.get(name, ()))
+    return value is None or any(_same(value, neutral) for neutral in NEUTRAL.get(name, ()))
+
+
+def _without_nulls(turn: Any) -> Any:
+    """A message as clients send back one that they were given: with all fields that it could have."""
+    return {name: value for name, value in turn.items() if value is not None} if isinstance(turn, dict) else turn
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """Equal as JSON has it: false is no 0."""
+    return isinstance(value, bool) == isinstance(neutral, bool) and bool(value == neutral)
 
 
 def _refusal(error: pydantic.ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    named = [str(step) for step in first["loc"] if step not in UNION_MEMBERS]
-    steps = [step for step in named if step.isdecimal() or FIELD_NAME.fullmatch(step)]
+    found = error.errors(include_url=False, include_input=False)
+    first = found[0]["loc"][:1]
+    of_field = [row for row in found if row["loc"][:1] == first]
+    # Of a field that may be of several types: the one that the value comes closest to.
+    told = max(of_field, key=lambda row: len(_steps(row["loc"])))
+    if told["type"] == "extra_forbidden":
+        return _unsupported(told["loc"])
+    steps = _steps(told["loc"])
     field = ".".join(steps) or None
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, f"{field or 'a field'} is not supported by this server", "unsupported_field", field)
-    words = first["msg"].removeprefix("Value error, ")
+    words = told["msg"].removeprefix("Value error, ")
+    if steps and steps[-1] in KINDS_OF_FIELD and told["type"].endswith("_type"):
+        words = f"this takes {KINDS_OF_FIELD[steps[-1]]}"
     return ApiError(400, f"{field}: {words}" if field else words, "invalid_value", field)
 
 
-class Usage(pydantic.BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
+def _unsupported(loc: tuple[int | str, ...]) -> ApiError:
+    field = ".".join(_steps(loc)) or None
+    return ApiError(400, f"{field or 'a field'} is not supported by this server", "unsupported_field", field)
 
 
-class TopLogprob(pydantic.BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(TopLogprob):
-    top_logprobs: list[TopLogprob]
-
-
-class ChatLogprobs(pydantic.BaseModel):
-    content: list[TokenLogprob]
-    refusal: None = None
-
-
-class Answer(pydantic.BaseModel):
-    """A whole message, or a piece of one."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-
-class ChatChoice(pydantic.BaseModel):
-    index: int
-    message: Answer
-    logprobs: ChatLogprobs | None
-    finish_reason: str
-
-
-class ChatChunkChoice(pydantic.BaseModel):
-    index: int
-    delta: Answer
-    logprobs: ChatLogprobs | None
-    finish_reason: str | None
-
-
-class CompletionLogprobs(pydantic.BaseModel):
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]
-
-
-class CompletionChoice(pydantic.BaseModel):
-    index: int
-    text: str
-    logprobs: CompletionLogprobs | None
-    finish_reason: str | None
-
-
-class Reply(pydantic.BaseModel):
-    """A whole answer, or a chunk of a stream. `system_fingerprint`: digest of the version that answered."""
-
-    id: str
-    object: str
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChatChoice] | list[ChatChunkChoice] | list[CompletionChoice]
-    usage: Usage | None = None
-
-
-class ModelCard(pydantic.BaseModel):
-    """A model in /v1/models. `root`: what answers; `parent`: the base model."""
-
-    id: str
-    object: str = "model"
-    created: int
-    owned_by: str = "topcoat"
-    root: str
-    parent: str | None
-    max_model_len: int | None
-    version: str | None = None
-    digest: str
-    labels: list[str] = []
-    targets: list[dict[str, Any]] = []
+def _steps(loc: tuple[int | str, ...]) -> list[str]:
+    """The place as a client knows it; a name that may be a client's text is left out."""
+    named = [str(step) for step in loc if step not in UNION_MEMBERS]
+    return [step for step in named if step.isdecimal() or FIELD_NAME.fullmatch(step)]

@@ -19,6 +19,9 @@ from topcoat_trainer.serve.engine import Sampling
 from topcoat_trainer.serve.protocol import ApiError, Asked, ChatRequest, CompletionRequest
 
 UNBOUNDED_CONTEXT_TOKENS = 1 << 20
+# vLLM's. Logits divided by less overflow.
+LEAST_TEMPERATURE = 0.01
+GREEDY_BELOW = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +100,25 @@ class Reader:
         room = self.context - longest
         if room < (1 if wanted is None else wanted):
             words = f"the prompt has {longest} tokens and {wanted or 1} are asked for; the model takes {self.context}"
-            raise ApiError(400, words, "context_length_exceeded", "max_tokens" if wanted else "messages")
+            raise ApiError(400, words, "context_length_exceeded", _too_large(asked, room))
         return Sampling(
             max_tokens=room if wanted is None else wanted,
-            temperature=asked.temperature,
+            temperature=_temperature(asked.temperature),
             top_p=asked.top_p,
             seed=asked.seed,
             stop=asked.stops,
             top=top,
         )
+
+
+def _too_large(asked: Asked, room: int) -> str:
+    """The field that would have to become smaller: the prompt itself, or the length of the answer."""
+    if isinstance(asked, ChatRequest):
+        if room < 1:
+            return "messages"
+        return "max_completion_tokens" if asked.max_completion_tokens else "max_tokens"
+    return "prompt" if room < 1 else "max_tokens"
+
+
+def _temperature(asked: float) -> float:
+    return 0.0 if asked < GREEDY_BELOW else max(asked, LEAST_TEMPERATURE)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from topcoat_trainer.serve import protocol
+from topcoat_trainer.serve import response
 from topcoat_trainer.serve.engine import Piece, Token
 
 
@@ -18,9 +18,9 @@ class Told:
     prompt_tokens: int
     completion_tokens: int = 0
 
-    def usage(self) -> protocol.Usage:
+    def usage(self) -> response.Usage:
         total = self.prompt_tokens + self.completion_tokens
-        return protocol.Usage(
+        return response.Usage(
             prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, total_tokens=total
         )
 
@@ -47,34 +47,34 @@ class ChatReply:
 
     def whole(self, pieces: Iterable[tuple[int, Piece]], told: Told) -> dict[str, Any]:
         choices = [
-            protocol.ChatChoice(
+            response.ChatChoice(
                 index=index,
-                message=protocol.Answer(role="assistant", content=piece.text),
+                message=response.Answer(role="assistant", content=piece.text),
                 logprobs=_chat_logprobs(piece.tokens),
                 finish_reason=piece.finish or "stop",
             )
             for index, piece in _joined(pieces)
         ]
-        return _reply(self._head, "chat.completion", choices, told.usage())
+        return _reply(response.ChatCompletion, self._head, choices, told.usage())
 
     def chunks(self, index: int, piece: Piece) -> Iterator[dict[str, Any]]:
         if index not in self._begun:
             self._begun.add(index)
-            yield self._chunk(index, protocol.Answer(role="assistant", content=""), None, None)
+            yield self._chunk(index, response.Answer(role="assistant", content=""), None, None)
         if piece.text or piece.tokens:
-            answer = protocol.Answer(content=piece.text)
+            answer = response.Answer(content=piece.text)
             yield self._chunk(index, answer, _chat_logprobs(piece.tokens), None)
         if piece.finish:
-            yield self._chunk(index, protocol.Answer(), None, piece.finish)
+            yield self._chunk(index, response.Answer(), None, piece.finish)
 
     def last(self, told: Told) -> dict[str, Any]:
-        return _reply(self._head, "chat.completion.chunk", [], told.usage())
+        return _reply(response.ChatChunk, self._head, [], told.usage())
 
     def _chunk(
-        self, index: int, delta: protocol.Answer, logprobs: protocol.ChatLogprobs | None, finish: str | None
+        self, index: int, delta: response.Answer, logprobs: response.ChatLogprobs | None, finish: str | None
     ) -> dict[str, Any]:
-        choice = protocol.ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish)
-        return _reply(self._head, "chat.completion.chunk", [choice])
+        choice = response.ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish)
+        return _reply(response.ChatChunk, self._head, [choice])
 
 
 class CompletionReply:
@@ -87,24 +87,24 @@ class CompletionReply:
 
     def whole(self, pieces: Iterable[tuple[int, Piece]], told: Told) -> dict[str, Any]:
         choices = [self._choice(index, piece) for index, piece in _joined(pieces)]
-        return _reply(self._head, "text_completion", choices, told.usage())
+        return _reply(response.Completion, self._head, choices, told.usage())
 
     def chunks(self, index: int, piece: Piece) -> Iterator[dict[str, Any]]:
         choice = self._choice(index, piece)
         if choice.text or choice.logprobs or choice.finish_reason:
-            yield _reply(self._head, "text_completion", [choice])
+            yield _reply(response.Completion, self._head, [choice])
 
     def last(self, told: Told) -> dict[str, Any]:
-        return _reply(self._head, "text_completion", [], told.usage())
+        return _reply(response.Completion, self._head, [], told.usage())
 
-    def _choice(self, index: int, piece: Piece) -> protocol.CompletionChoice:
+    def _choice(self, index: int, piece: Piece) -> response.CompletionChoice:
         first = index not in self._told
         start = self._told.setdefault(index, 0)
         text = (self._head.prompts[index] if first and self._head.prompts else "") + piece.text
         tokens = (*piece.prompt, *piece.tokens)
         logprobs = _completion_logprobs(tokens, start) if tokens else None
         self._told[index] += sum(len(token.text) for token in tokens)
-        return protocol.CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=piece.finish)
+        return response.CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=piece.finish)
 
 
 def _joined(pieces: Iterable[tuple[int, Piece]]) -> Iterator[tuple[int, Piece]]:
@@ -125,16 +125,15 @@ def _joined(pieces: Iterable[tuple[int, Piece]]) -> Iterator[tuple[int, Piece]]:
         )
 
 
-def _reply(head: Head, kind: str, choices: list[Any], usage: protocol.Usage | None = None) -> dict[str, Any]:
-    made = protocol.Reply(
-        id=head.id,
-        object=kind,
-        created=head.created,
-        model=head.model,
-        system_fingerprint=head.fingerprint,
-        choices=choices,
-        usage=usage,
-    ).model_dump(mode="json")
+def _reply(
+    kind: type[response.Reply], head: Head, choices: list[Any], usage: response.Usage | None = None
+) -> dict[str, Any]:
+    made = kind.model_validate(
+        {
+            "id": head.id, "created": head.created, "model": head.model, "system_fingerprint": head.fingerprint,
+            "choices": choices, "usage": usage,
+        }
+    ).model_dump(mode="json")  # fmt: skip
     for choice in made["choices"]:
         if "delta" in choice:  # a delta holds only what is new
             choice["delta"] = {name: value for name, value in choice["delta"].items() if value is not None}
@@ -143,28 +142,28 @@ def _reply(head: Head, kind: str, choices: list[Any], usage: protocol.Usage | No
     return made
 
 
-def _chat_logprobs(tokens: Iterable[Token]) -> protocol.ChatLogprobs | None:
+def _chat_logprobs(tokens: Iterable[Token]) -> response.ChatLogprobs | None:
     content = [
-        protocol.TokenLogprob(**_top(token.text, token.log_probability or 0.0), top_logprobs=_tops(token))
+        response.TokenLogprob(**_top(token.text, token.log_probability or 0.0), top_logprobs=_tops(token))
         for token in tokens
     ]
-    return protocol.ChatLogprobs(content=content) if content else None
+    return response.ChatLogprobs(content=content) if content else None
 
 
-def _tops(token: Token) -> list[protocol.TopLogprob]:
-    return [protocol.TopLogprob(**_top(text, value)) for text, value in token.top]
+def _tops(token: Token) -> list[response.TopLogprob]:
+    return [response.TopLogprob(**_top(text, value)) for text, value in token.top]
 
 
 def _top(text: str, value: float) -> dict[str, Any]:
     return {"token": text, "logprob": value, "bytes": list(text.encode(errors="replace"))}
 
 
-def _completion_logprobs(tokens: tuple[Token, ...], start: int) -> protocol.CompletionLogprobs:
+def _completion_logprobs(tokens: tuple[Token, ...], start: int) -> response.CompletionLogprobs:
     offsets = []
     for token in tokens:
         offsets.append(start)
         start += len(token.text)
-    return protocol.CompletionLogprobs(
+    return response.CompletionLogprobs(
         tokens=[token.text for token in tokens],
         token_logprobs=[token.log_probability for token in tokens],
         top_logprobs=[_by_text(token) for token in tokens],
