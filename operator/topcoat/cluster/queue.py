@@ -60,6 +60,13 @@ class Queue:
         heapq.heappush(self._later, (due, next(self._count), key))
         self._wake.set()
 
+    def add_soon(self, key: Key, seconds: float) -> None:
+        """Marks a key after a moment, so that one look does for all that comes meanwhile; a key that waits for its
+        turn already will see it then.
+        """
+        if key not in self._marked:
+            self.add_later(key, seconds)
+
     def failed(self, key: Key, at_least_seconds: float = 0.0) -> float:
         """Marks a key again after its turn failed; says when."""
         count = self._failures.get(key, 0)

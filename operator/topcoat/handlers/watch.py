@@ -113,6 +113,6 @@ def _mark(state: State, uid: str, *, soon: bool = False) -> None:
     """`soon`: what comes within a moment is looked at together."""
     key = state.known.uids.get(uid)
     if key is not None and soon:
-        state.queue.add_later(key, GATHER_SECONDS)
+        state.queue.add_soon(key, GATHER_SECONDS)
     elif key is not None:
         state.queue.add(key)
