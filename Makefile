@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup venv demo test quick lint fix generate manifests images e2e bench-operator cluster cluster-down pins clean
+.PHONY: help setup venv demo test quick lint fix generate manifests images e2e bench-operator bench-serving cluster cluster-down pins clean
 
 # The first of these that is recent enough. Say PYTHON=/path/to/python to use another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -75,6 +75,9 @@ e2e: setup ## Live the whole story on a real cluster with the demo's model, and 
 
 bench-operator: setup ## Measure the operator beside Kubeflow Trainer's manager: 1,000 jobs at once, a restart, nothing (minutes)
 	@$(BIN)/python -m benchmarks.operator $(BENCH)
+
+bench-serving: setup ## Measure answers of many versions beside PEFT and transformers, with the demo's model (minutes)
+	@$(BIN)/python -m benchmarks.serving $(BENCH)
 
 cluster: setup ## Start a real one-node Kubernetes in a box of its own (root, Linux) and say how to use it
 	@$(BIN)/python -m tests.support.kube up $(CLUSTER)

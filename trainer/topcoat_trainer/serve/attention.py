@@ -22,8 +22,14 @@ from topcoat_trainer.serve.shelf import Place, Shelf
 from topcoat_trainer.serve.table import Table
 
 NAME = "topcoat_batch"
+STRANGE = ("softcap", "s_aux")
+"""What some families ask of attention besides, and this one does not do."""
 Windows = Sequence[int | None]
 """How far each layer sees; None: as far as the text goes."""
+
+
+class Misfit(Exception):
+    """The model cannot be batched; the words say why."""
 
 
 class Reading(Protocol):
@@ -89,6 +95,8 @@ def _attention(
     step = _present.step
     if step is None:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
+    if asked := [name for name in STRANGE if options.get(name) is not None]:
+        raise Misfit(f"its attention asks for {asked[0]}")
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
     step.attend(module.layer_idx, States(query[0], key[0], value[0], options.get("scaling"), out))
     return out[None], None

@@ -25,6 +25,8 @@ from topcoat_trainer.serve.table import Stretch, Table
 from topcoat_trainer.serve.touched import Touched
 from topcoat_trainer.serve.want import SCORED_TOKENS, Found, Outcome, Want
 
+ALONE_FACTOR = 4
+"""So many times the budget where nobody's answer would be delayed: the larger a step, the less each token costs."""
 AHEAD_TOKENS = 128
 """For so many tokens of an answer a place has room from the start."""
 
@@ -54,6 +56,12 @@ class BatchRow:
 
     def close(self) -> None:
         self.batch.leave(self)
+
+
+def _single(want: Want) -> bool:
+    """Whether an answer waits for its next token."""
+    row: Any = want.row
+    return bool(row.read) and len(row.ids) - row.read == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +184,8 @@ class Batch:
 
     def _turns(self, wants: Sequence[Want]) -> list[Turn]:
         """Who takes part in this step: all single tokens, and as much of prompts as the budget allows."""
-        budget, turns, coming = self._limits.step_tokens, [], set()
+        turns, coming = [], set()
+        budget = self._limits.step_tokens * (1 if any(_single(want) for want in wants) else ALONE_FACTOR)
         for number, want in enumerate(wants):
             row: Any = want.row
             reach = self._reach(row)

@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from topcoat_trainer import layers, prefix
 from topcoat_trainer.serve import attention
-from topcoat_trainer.serve.attention import States, Step, Windows
+from topcoat_trainer.serve.attention import Misfit, States, Step, Windows
 from topcoat_trainer.serve.shelf import Shape
 from topcoat_trainer.serve.table import Table
 from topcoat_trainer.serve.touched import Dims
@@ -24,10 +24,6 @@ from topcoat_trainer.serve.touched import Dims
 TRIAL_TOKENS = (11, 13)
 """Two lengths, so that a dimension that counts tokens is told from one that happens to be as large."""
 PER_BATCH_ROPE = ("dynamic", "longrope")
-
-
-class Misfit(Exception):
-    """The model cannot be batched; the words say why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,10 @@ class Closet:
         self.spare: Callable[[], bool] = lambda: False
 
     @property
+    def token_bytes(self) -> int:
+        return self._shape.token_bytes
+
+    @property
     def bytes(self) -> int:
         return sum(shelf.rows * shelf.row_bytes for shelf in self._shelves.values())
 

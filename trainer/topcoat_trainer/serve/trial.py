@@ -17,13 +17,14 @@ from topcoat_trainer.evaluate import prompt
 from topcoat_trainer.model import BaseModel
 from topcoat_trainer.serve import misfit
 from topcoat_trainer.serve.alone import Alone
+from topcoat_trainer.serve.attention import Misfit
 from topcoat_trainer.serve.batch import Batch, Limits
-from topcoat_trainer.serve.misfit import Build, Misfit
+from topcoat_trainer.serve.misfit import Build
 from topcoat_trainer.serve.want import Computer, Found, Want
 
-CPU_STEP_TOKENS = 128
+CPU_STEP_TOKENS = 256
 GPU_STEP_TOKENS = 2048
-"""Prompt tokens in one step: enough to use the device well, few enough that answers being made hardly notice."""
+"""Prompt tokens in one step beside answers: enough to use the device well, few enough that answers hardly notice."""
 CPU_SHARE = 0.5
 GPU_SHARE = 0.8
 """Of the memory that is free once the base model is loaded; the rest is for versions and for computing."""

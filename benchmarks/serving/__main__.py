@@ -1,0 +1,90 @@
+"""`make bench-serving`: answers of many versions from one process, at concurrency 16. Tokens per second, time to the
+first token and memory; our engine, PEFT's `generate` for several adapters, and transformers' continuous batching for
+the base. Subjects live side by side, rounds go in turn, medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.serving import table
+from benchmarks.serving.figures import Figures, median
+from benchmarks.serving.load import LOADS
+
+NOTES = """Answers per second count tokens made, not read. Every prompt has 100 tokens, an answer 32 on average. PEFT
+computes fixed batches of 16 up to their longest answer; ours and transformers' take the next request when one ends.
+Memory is the process's own, all versions loaded, keys and values included. No HTTP anywhere."""
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.serving", description=__doc__)
+    parser.add_argument("--model", type=Path, help="folder of a base model; without, the demo's is made")
+    parser.add_argument("--requests", type=int, default=64, help="in each round of each subject")
+    parser.add_argument("--rounds", type=int, default=3, help="each subject so often, in turn; medians are shown")
+    parser.add_argument("--versions", type=int, action="append", help="so many versions (1, 4, 16; 0: the base)")
+    parser.add_argument("--last-layers", type=int, default=8, help="that a version changes")
+    parser.add_argument("--load", choices=LOADS, action="append", help="this load; may be said again")
+    parser.add_argument("--only", choices=sorted(subjects()), action="append", help="this subject; may be said again")
+    parser.add_argument("--threads", type=int, default=2, help="of each subject, on a CPU")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    return parser.parse_args()
+
+
+def subjects() -> Mapping[str, tuple[int, ...]]:
+    """Subjects, and for how many versions each is measured (0: the base alone)."""
+    return {"topcoat": (0, 1, 4, 16), "peft": (1, 4, 16), "transformers": (0,)}
+
+
+def measure(asked: argparse.Namespace, folder: Path) -> list[Figures]:
+    """Medians, in the order of subjects."""
+    # Torch takes seconds to import, and reads the number of threads when it is.
+    os.environ["OMP_NUM_THREADS"] = str(asked.threads)
+    from benchmarks.serving import continuous, ours, peft_generate, subject, versions
+    from topcoat_trainer import model
+    from topcoat_trainer.demo import model as demo_model
+
+    path = asked.model or demo_model.make(folder / "model").path
+    base = model.load(path)
+    most = max(asked.versions or [max(counts) for counts in subjects().values()])
+    made = versions.make(base, folder / "versions", most, asked.last_layers)
+    del base
+    kinds: Mapping[str, type[subject.Subject]] = {
+        "topcoat": ours.Ours, "peft": peft_generate.Peft, "transformers": continuous.Continuous,
+    }  # fmt: skip
+    guests = [
+        subject.Guest(name, kinds[name], subject.Order(path, tuple(made[:count]), asked.threads))
+        for name, counts in subjects().items()
+        for count in counts
+        if (not asked.only or name in asked.only) and (not asked.versions or count in asked.versions)
+    ]
+    taken: dict[tuple[str, int], list[Figures]] = defaultdict(list)
+    for number in range(asked.rounds):
+        for load in asked.load or LOADS:
+            for place, guest in enumerate(guests):
+                found = guest.round(load, asked.requests, number)
+                taken[load, place].append(found)
+                print(f"round {number + 1}: {asdict(found)}", flush=True)
+    for guest in guests:
+        guest.close()
+    return [median(rounds) for rounds in taken.values()]
+
+
+def main() -> int:
+    asked = options()
+    with tempfile.TemporaryDirectory() as folder:
+        medians = measure(asked, Path(folder))
+    print(f"\n{table.table(medians)}\n\n{NOTES}")
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(found) for found in medians], indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
