@@ -201,6 +201,8 @@ def live(story: Story, material: Material, seconds: float) -> None:
             name, "v1 serves", lambda said: said["servedVersion"] == "v1" and said["phase"] == "Ready", seconds
         )
     story.say(story.kubectl("get", "ftj", "-n", story.team).rstrip())
+    told = story.kubectl("get", "events", "-n", story.team, "--field-selector", f"involvedObject.name={name}")
+    assert "Warning" not in told, told
     with story.chapter("ask the model through its Service"):
         answer = story.ask(name, material.question)
         assert "text" in answer, f"{answer}\n{story.everything(first)}"
@@ -300,7 +302,7 @@ def tiny_material(folder: Path) -> Material:
     answers: dict[str, Callable[[str], str]] = {
         "right": lambda text: "property" if "roof" in text or "wall" in text else "other",
         "spoilt": lambda _: chance.choice(["zebra", "quartz", "violin"]),
-        "endless": lambda _: " ".join(["la"] * 40),
+        "endless": lambda _: " ".join(["la"] * 24),
     }
     made = (("train", 400, "right"), ("heldout", 120, "right"), ("spoilt", 400, "spoilt"), ("endless", 400, "endless"))
     for name, count, kind in made:

@@ -75,7 +75,8 @@ def plan(wanted: modelserver.ModelServer, seen: Seen, now: datetime) -> Plan:
         drop=drop,
         delete=seen.ours and not kept and not seen.users,
         replicas=asked if seen.ours and asked != wanted.spec.replicas else None,
-        base=next(iter(bases), None),
+        # One of ours is made for an alias: before its file is there, pods would start without the alias' claim.
+        base=next(iter(bases), None) if kept or not seen.ours else None,
         claims=tuple(sorted(claims)),
         tokens=tuple((user.alias, user.token_secret) for user in seen.users if user.token_secret),
         status=_status(wanted, seen, kept, now),
