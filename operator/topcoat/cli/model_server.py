@@ -184,7 +184,8 @@ def listening(host: str, port: int) -> socket.socket:
             hint = "choose a port above 1023"
         elif isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
             hint = "--host takes an address of this machine, such as 127.0.0.1 or 0.0.0.0"
-        terminal.fail(f"the port cannot be listened on ({error.strerror})", place, hint)
+        why = str(error.strerror).partition(" (")[0]  # Python adds the address, which stands in front already
+        terminal.fail(f"the port cannot be listened on ({why})", place, hint)
 
 
 def address(host: str, port: int) -> str:

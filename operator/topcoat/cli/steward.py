@@ -28,6 +28,8 @@ class Steward:
     """Alias -> what was said of it last."""
     _trouble: dict[str, str] = field(default_factory=dict)
     """Version, alias or store -> what was said to be wrong with it."""
+    _unreadable: dict[str, str] = field(default_factory=dict)
+    """The same, where the store cannot be read now."""
 
     def stop(self) -> None:
         """Somebody wants it to end; asked again, at once."""
@@ -44,6 +46,7 @@ class Steward:
                 return True
             if state is not None:
                 self._fail_if_refused(state)
+                self._warn(state)
             self._wait()
         return False
 
@@ -56,6 +59,7 @@ class Steward:
             state = self._look()
             if state is not None:
                 self._tell(state)
+                self._warn(state)
             self._wait()
 
     def ended(self) -> int:
@@ -65,28 +69,22 @@ class Steward:
     def _look(self) -> server.AgentState | None:
         """Tells the server what is new in the store; what it holds then. None while it cannot say."""
         self.process.check()
-        trouble: dict[str, str] = {}
         try:
             self.process.tell(self.keeper.changed())
+            self._unreadable = {}
         except terminal.Failure as failure:
-            trouble["the store"] = f"{failure.where}: {failure.message}"
-        hint = "stands on another base model and is not served here; `topcoat serve --job {}` serves it"
-        trouble |= {alias: hint.format(job) for alias, job in self.keeper.elsewhere.items()}
-        state = self.process.state_or_none()
-        if state is not None:
-            self._warn(trouble | _refused(state))
-        return state
+            self._unreadable = {"the store": f"{failure.where}: {failure.message}; what serves, serves on"}
+        return self.process.state_or_none()
 
     def _fail_if_refused(self, state: server.AgentState) -> None:
         """While nothing answers yet, a refusal is the end."""
         refused = _refused(state)
         for file in self.keeper.files.values():
             for target in file.targets:
-                if problem := refused.get(f"{file.job}--{target.version}"):
-                    hint = (
-                        f"restore the file from a back-up, or `topcoat rollback {file.job}` serves the version before"
-                    )
-                    terminal.fail(problem, hint=hint)
+                name = f"{file.job}--{target.version}"
+                if name in refused:
+                    hint = f"restore the file, or `topcoat rollback {file.job}` serves the version before"
+                    terminal.fail(f"refused: {refused[name]}", name, hint)
 
     def _tell(self, state: server.AgentState) -> None:
         """Says which aliases have moved."""
@@ -97,8 +95,12 @@ class Steward:
         self._answering = now
         sys.stdout.flush()
 
-    def _warn(self, trouble: dict[str, str]) -> None:
-        """Says what is wrong, once; what serves goes on serving."""
+    def _warn(self, state: server.AgentState) -> None:
+        """Says what is wrong, once."""
+        hint = "stands on another base model and is not served here; `topcoat serve --job {}` serves it"
+        elsewhere = {alias: hint.format(job) for alias, job in self.keeper.elsewhere.items()}
+        refused = {name: f"refused, what serves, serves on: {why}" for name, why in _refused(state).items()}
+        trouble = self._unreadable | elsewhere | refused
         for what, words in trouble.items():
             if self._trouble.get(what) != words:
                 terminal.note(terminal.clean(f"{what}: {words}"))
@@ -124,7 +126,7 @@ def _answering(state: server.AgentState) -> dict[str, str]:
 def _refused(state: server.AgentState) -> dict[str, str]:
     """Versions that were refused -> why."""
     return {
-        f"{held.job}--{held.version}": f"refused: {held.probe.problem}"
+        f"{held.job}--{held.version}": held.probe.problem
         for held in state.versions
         if held.state == "Refused" and held.probe is not None
     }
