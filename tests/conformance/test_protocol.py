@@ -144,13 +144,14 @@ def test_several_answers_are_numbered_and_differ(target: Target, kind: str) -> N
 def test_an_answer_ends_before_its_stop_wherever_tokens_begin(target: Target, kind: str, length: int) -> None:
     ask = getattr(target, kind)
     # Chance, repeated by its seed, says more different things than a tiny model's likeliest.
-    found = ((seed, text) for seed in range(50) for text in texts(ask(temperature=1.5, seed=seed)))
+    drawn: dict[str, Any] = {"temperature": 1.8, "max_tokens": 30}
+    found = ((seed, text) for seed in range(50) for text in texts(ask(**drawn, seed=seed)))
     seed, whole = next((seed, text) for seed, text in found if plain(text, length))
     stop = plain(whole, length)
     for given in (stop, ["never said", stop]):
-        said = ask(temperature=1.5, seed=seed, stop=given)
+        said = ask(**drawn, seed=seed, stop=given)
         assert (texts(said)[0], said.choices[0].finish_reason) == (whole[: whole.index(stop)], "stop")
-        assert joined(ask(temperature=1.5, seed=seed, stop=given, stream=True)) == whole[: whole.index(stop)]
+        assert joined(ask(**drawn, seed=seed, stop=given, stream=True)) == whole[: whole.index(stop)]
 
 
 def test_a_stop_that_does_not_come_changes_nothing(target: Target, before: str) -> None:
@@ -249,9 +250,11 @@ def test_log_probabilities_are_four_lists_of_equal_length(target: Target, most: 
     found = said.choices[0].logprobs
     lengths = {len(row) for row in (found.tokens, found.token_logprobs, found.top_logprobs, found.text_offset)}
     assert lengths == {said.usage.completion_tokens}
-    for value, top in zip(found.token_logprobs, found.top_logprobs, strict=True):
+    for token, value, top in zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True):
         assert 1 <= len(top) <= most + 1
-        assert value == pytest.approx(max(top.values()), abs=NEAR)
+        assert token in top
+        if len(top) >= most:  # else some of the likeliest have the same text
+            assert value == pytest.approx(max(top.values()), abs=NEAR)
 
 
 def test_an_echo_begins_with_the_prompt(target: Target, before: str) -> None:
@@ -265,7 +268,8 @@ def test_a_prompt_alone_is_scored(target: Target) -> None:
     found = said.choices[0].logprobs
     assert found.token_logprobs[0] is None
     assert len(found.token_logprobs) == len(IDS)
-    assert said.usage.completion_tokens == 0
+    if ENGINE == "topcoat":  # vLLM makes one token, tells of none, and counts it
+        assert said.usage.completion_tokens == 0
     assert found.text_offset[0] == 0
     assert found.text_offset == sorted(found.text_offset)
 
@@ -362,7 +366,11 @@ def test_what_cannot_be_obeyed_is_refused(target: Target, case: str) -> None:
 
 @pytest.mark.parametrize("case", BODIES)
 def test_a_body_that_is_no_object_is_refused(target: Target, case: str) -> None:
-    is_an_error(target.raw("/completions", BODIES[case]), 400)
+    said = target.raw("/completions", BODIES[case])
+    if ENGINE == "topcoat":
+        is_an_error(said, 400)
+    else:  # vLLM's framework answers here in a shape of its own, and takes NaN for a number
+        assert said.status_code in (400, 404), said.text
 
 
 @only_ours("it takes bodies of any size")

@@ -79,7 +79,7 @@ class Target:
 
 
 def texts(said: Any) -> list[str]:
-    return [getattr(choice, "text", None) or choice.message.content for choice in said.choices]
+    return [choice.text if hasattr(choice, "text") else choice.message.content for choice in said.choices]
 
 
 def joined(chunks: list[Any], index: int = 0) -> str:

@@ -29,11 +29,14 @@ from topcoat_trainer.serve.engine import Ask, Engine, Piece, Token
 from topcoat_trainer.serve.envelope import Gone
 from topcoat_trainer.serve.metric import Metrics
 from topcoat_trainer.serve.protocol import ApiError, Asked, ChatRequest, CompletionRequest
-from topcoat_trainer.serve.question import Habit, Prompt, Reader
+from topcoat_trainer.serve.question import Desk, Habit, Prompt, Reader
 from topcoat_trainer.serve.traffic import Traffic
 from topcoat_trainer.serve.visit import Visit, explained
 
 LEAST = -9999.0
+MODELS = "/v1/models/"
+# A longer body takes more than some milliseconds to read.
+SHORT_BYTES = 32 * 1024
 Pieces = AsyncGenerator[tuple[int, Piece], None]
 
 
@@ -49,12 +52,14 @@ class Parts:
     agent: Agent
     engine: Engine
     reader: Reader
+    desk: Desk
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All that a request asks of the engine: one ask per choice, or labels to choose from."""
 
+    asked: Asked
     asks: tuple[Ask, ...]
     prompts: tuple[Prompt, ...]
     echoed: tuple[str, ...] = ()
@@ -95,7 +100,8 @@ class Clients:
         return self._listed(request, None)
 
     async def model(self, request: Request) -> Response:
-        return self._listed(request, request.path_params["id"])
+        # Not as the route tells it: that has lost a line end behind the name.
+        return self._listed(request, request.scope["path"].removeprefix(MODELS))
 
     def _listed(self, request: Request, name: str | None) -> Response:
         headers = {"x-request-id": envelope.request_id(request)}
@@ -120,8 +126,14 @@ class Clients:
         try:
             parts = self._present()
             visit.metrics, visit.traffic = parts.metrics, parts.traffic
-            asked = protocol.parsed(kind, await envelope.body(request))
-            return await self._answered(request, visit, asked, shape)
+            body = await envelope.body(request)
+            asked = protocol.parsed(kind, body)
+            tag = self._route(parts, request, asked)
+            visit.answers(asked.model, tag, parts.told.base_model_digest)
+            # Nothing is awaited since the version was found, so it is there still.
+            with parts.agent.lease(tag):
+                plan = await _planned(parts, tag, asked, len(body))
+                return await self._answered(request, visit, plan, shape)
         except Gone:
             visit.finish(499)
             return Response(status_code=499)
@@ -130,17 +142,13 @@ class Clients:
             visit.finish(said.status, fault=said.code not in ("stopping", "loading"))
             return envelope.refusal(said, visit.headers)
 
-    async def _answered(self, request: Request, visit: Visit, asked: Asked, shape: type[Any]) -> Response:
-        parts = self._present()
-        tag = self._route(parts, request, asked)
-        visit.answers(asked.model, tag, parts.told.base_model_digest)
-        # From here to the first piece nothing is awaited: the version that was found is still there when it is leased.
-        plan = _planned(parts, tag, asked)
+    async def _answered(self, request: Request, visit: Visit, plan: Plan, shape: type[Any]) -> Response:
+        parts, asked = self._present(), plan.asked
         usage = bool(asked.stream_options and asked.stream_options.include_usage)
         kind = "chatcmpl" if isinstance(asked, ChatRequest) else "cmpl"
         head = reply.Head(f"{kind}-{visit.id}", asked.model, visit.fingerprint, usage, plan.echoed)
         visit.told = reply.Told(sum(len(prompt.ids) for prompt in plan.prompts))
-        pieces = _pieces(parts, tag, plan, visit)
+        pieces = _pieces(parts, visit.tag, plan, visit)
         if not asked.stream:
             async with aclosing(pieces):
                 found = await envelope.unless_gone(request, _collected(pieces))
@@ -183,18 +191,25 @@ def _denied() -> ApiError:
     return ApiError(401, "this model needs its bearer token", "invalid_api_key")
 
 
-def _planned(parts: Parts, tag: Tag | None, asked: Asked) -> Plan:
-    habit = _habit(parts.agent, tag)
-    key = tag.key if tag else None
+async def _planned(parts: Parts, tag: Tag | None, asked: Asked, size: int) -> Plan:
+    """Short texts are read at once, long ones at the desk; there they are inside already, so that many are refused."""
+    habit, key = _habit(parts.agent, tag), tag.key if tag else None
+    if size <= SHORT_BYTES:
+        return _plan(parts.reader, asked, habit, key)
+    with parts.admission.inside():
+        return await parts.desk.read(lambda reader: _plan(reader, asked, habit, key))
+
+
+def _plan(reader: Reader, asked: Asked, habit: Habit, key: str | None) -> Plan:
     if isinstance(asked, ChatRequest):
-        prompts = [parts.reader.chat(asked, habit)]
+        prompts = [reader.chat(asked, habit)]
         if asked.structured_outputs is not None:
-            return _choosing(parts, asked, prompts[0], key)
+            return _choosing(reader, asked, prompts[0], key)
     elif isinstance(asked, CompletionRequest):
-        prompts = parts.reader.completion(asked)
+        prompts = reader.completion(asked)
     else:
         raise TypeError(type(asked).__name__)
-    sampling = parts.reader.sampling(asked, prompts)
+    sampling = reader.sampling(asked, prompts)
     echo = isinstance(asked, CompletionRequest) and asked.echo
     asks, echoed = [], []
     for prompt in prompts:
@@ -203,18 +218,18 @@ def _planned(parts: Parts, tag: Tag | None, asked: Asked) -> Plan:
             own = replace(sampling, seed=seed)
             asks.append(Ask(key, asked.model, prompt.ids, own, scored=echo and sampling.top is not None))
             echoed.append(prompt.text)
-    return Plan(tuple(asks), tuple(prompts), tuple(echoed) if echo else ())
+    return Plan(asked, tuple(asks), tuple(prompts), tuple(echoed) if echo else ())
 
 
-def _choosing(parts: Parts, asked: ChatRequest, prompt: Prompt, key: str | None) -> Plan:
+def _choosing(reader: Reader, asked: ChatRequest, prompt: Prompt, key: str | None) -> Plan:
     choices = asked.structured_outputs.choice if asked.structured_outputs else ()
-    ids = parts.reader.labels(choices)
+    ids = reader.labels(choices)
     longest = max(map(len, ids))
     if asked.most_tokens is not None and asked.most_tokens < longest:
         raise ApiError(400, f"the longest choice has {longest} tokens", "invalid_value", "max_tokens")
-    sampling = parts.reader.sampling(asked.model_copy(update={"max_tokens": longest}), [prompt])
+    sampling = reader.sampling(asked.model_copy(update={"max_tokens": longest}), [prompt])
     ask = Ask(key, asked.model, prompt.ids, sampling)
-    return Plan((ask,), (prompt,), labels=tuple(choices), label_ids=tuple(map(tuple, ids)))
+    return Plan(asked, (ask,), (prompt,), labels=tuple(choices), label_ids=tuple(map(tuple, ids)))
 
 
 def _habit(agent: Agent, tag: Tag | None) -> Habit:
@@ -306,7 +321,7 @@ def app(clients: Clients) -> Starlette:
         Route("/v1/chat/completions", clients.chat, methods=["POST"]),
         Route("/v1/completions", clients.completion, methods=["POST"]),
         Route("/v1/models", clients.models),
-        Route("/v1/models/{id:path}", clients.model),
+        Route(MODELS + "{id:path}", clients.model),
         Route("/health", _health),
         Route("/openapi.json", _document),
     )

@@ -29,7 +29,7 @@ from topcoat_trainer.serve.app import Parts
 from topcoat_trainer.serve.desired import Desired
 from topcoat_trainer.serve.intake import Intake
 from topcoat_trainer.serve.metric import Metrics
-from topcoat_trainer.serve.question import Reader
+from topcoat_trainer.serve.question import Desk, Reader
 from topcoat_trainer.serve.traffic import Traffic
 from topcoat_trainer.serve.transformers_engine import TransformersEngine
 
@@ -90,14 +90,15 @@ class House:
         """Loads the base model, then follows the alias files until it is cancelled."""
         told = self._told
         facts = await asyncio.to_thread(_inspected, told)
-        reader = Reader(model.tokenizer(facts), facts)
+        tokenizer = model.tokenizer(facts)
+        reader, desk = Reader(tokenizer, facts), Desk(tokenizer, facts)
         engine = self._engine = await TransformersEngine.started(facts, told.max_running, reader.end_ids)
         intake = await asyncio.to_thread(Intake, engine.base, told.max_rank)
         table, metrics = Table(told.base_model_id), Metrics(told.base_model_id, told.max_adapters)
         traffic = Traffic()
         hands = agent.Hands(engine, intake, table, Desired(aliases), metrics, traffic)
         steward = agent.Agent(told, hands, agent.PRECISION.get(engine.base.dtype, "BF16"))
-        self._parts = Parts(told, table, self.admission, metrics, traffic, steward, engine, reader)
+        self._parts = Parts(told, table, self.admission, metrics, traffic, steward, engine, reader, desk)
         log.info("base model %s is loaded", told.base_model_id)
         await steward.run()
 

@@ -6,9 +6,12 @@ ApiError that never holds the text.
 
 from __future__ import annotations
 
+import asyncio
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from topcoat_trainer.data.problem import RowError
 from topcoat_trainer.errors import TrainerError
@@ -22,6 +25,7 @@ UNBOUNDED_CONTEXT_TOKENS = 1 << 20
 # vLLM's. Logits divided by less overflow.
 LEAST_TEMPERATURE = 0.01
 GREEDY_BELOW = 1e-5
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class Prompt:
 
 
 class Reader:
-    """Turns requests into tokens, for one base model. Belongs to the event loop's thread."""
+    """Turns requests into tokens, for one base model. Belongs to one thread."""
 
     def __init__(self, tokenizer: object, facts: ModelFacts) -> None:
         self._tokenizer = copy.deepcopy(tokenizer)
@@ -109,6 +113,17 @@ class Reader:
             stop=asked.stops,
             top=top,
         )
+
+
+class Desk:
+    """Where long texts are read, on a thread of its own: in the event loop they would keep all others waiting."""
+
+    def __init__(self, tokenizer: object, facts: ModelFacts) -> None:
+        self._reader = Reader(tokenizer, facts)
+        self._thread = ThreadPoolExecutor(1, "desk")
+
+    async def read(self, work: Callable[[Reader], Read]) -> Read:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._reader)
 
 
 def _too_large(asked: Asked, room: int) -> str:
