@@ -121,6 +121,13 @@ def custom_resource_definition(kind: Kind) -> Json:
     }
     if "status" in kind.model.model_fields:
         version["subresources"] = {"status": {}}
+    if kind.model is ModelServer:
+        # What `kubectl scale` and a HorizontalPodAutoscaler use.
+        version["subresources"]["scale"] = {
+            "specReplicasPath": ".spec.replicas",
+            "statusReplicasPath": ".status.readyReplicas",
+            "labelSelectorPath": ".status.selector",
+        }
     if kind.selectable:
         version["selectableFields"] = [{"jsonPath": path} for path in kind.selectable]
     return {

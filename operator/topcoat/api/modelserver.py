@@ -98,6 +98,8 @@ class ModelServerStatus(Lenient):
     """Ready, Reconciling, Stalled."""
     ready_replicas: Annotated[int, Field(ge=0)] = 0
     """Pods that serve."""
+    selector: Shown = ""
+    """Labels of its pods, for whoever scales it."""
     versions: Annotated[tuple[LoadedVersion, ...], Field(max_length=512, json_schema_extra=_BY_JOB_AND_VERSION)] = ()
     """Tuned versions."""
     aliases: Annotated[tuple[AliasStatus, ...], Field(max_length=512, json_schema_extra=_BY_NAME)] = ()

@@ -96,9 +96,8 @@ async def loaded(api: client.Client, known: memory.Memory, place: memory.Name) -
 
 
 async def _make_server(api: client.Client, known: memory.Memory, job: finetunejob.FineTuneJob, name: str) -> None:
-    body = model_server(job, name)
-    made = await api.create_unless_there(body) or await api.get_or_none("ModelServer", job.metadata.namespace, name)
-    known.servers[job.metadata.namespace, name] = made or body
+    # Applied, not created: then nobody owns the number of pods yet, and whoever scales first may: we, a person, an HPA.
+    known.servers[job.metadata.namespace, name] = await api.apply(model_server(job, name), force=False)
 
 
 def model_server(job: finetunejob.FineTuneJob, name: str) -> Json:
@@ -109,7 +108,6 @@ def model_server(job: finetunejob.FineTuneJob, name: str) -> Json:
             name=job.spec.base_model.name, uri=job.spec.base_model.uri, revision=job.spec.base_model.revision
         ),
         engine=serving.Engine.TRANSFORMERS,
-        replicas=job.spec.serving.replicas,
         resources=job.spec.serving.resources,
     )
     meta = labels.shared(name, job.metadata.namespace)
@@ -119,5 +117,5 @@ def model_server(job: finetunejob.FineTuneJob, name: str) -> Json:
         "apiVersion": metadata.API_VERSION,
         "kind": "ModelServer",
         "metadata": meta,
-        "spec": spec.as_json(),
+        "spec": {field: value for field, value in spec.as_json().items() if field != "replicas"},
     }

@@ -10,7 +10,7 @@ import kopf
 import pydantic
 
 from topcoat.api import finetunejob, metadata, modelserver, profile
-from topcoat.cluster import snapshot
+from topcoat.cluster import served, snapshot
 from topcoat.cluster.queue import Key
 from topcoat.handlers import login
 from topcoat.handlers.state import State
@@ -125,6 +125,10 @@ def take_job(state: State, change: str | None, body: Json) -> None:
     known.invalid.pop(place, None)
     before = known.jobs.get(place)
     known.jobs[place] = found
+    if before is not None and before.spec.serving != found.spec.serving:
+        name = served.server_name_or_none(known, found)
+        if name is not None:
+            state.queue.add(Key("ModelServer", place[0], name))
     if (
         before is None
         or before.spec != found.spec

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from topcoat.api import conditions, modelserver, server, status
+from topcoat.api import conditions, metadata, modelserver, server, status
 from topcoat.plan import observed, shown
 
 C = conditions.Condition
@@ -122,6 +122,7 @@ def _status(
             "observed_generation": wanted.metadata.generation,
             "conditions": said,
             "ready_replicas": seen.ready_pods,
+            "selector": f"{metadata.GROUP}/server={wanted.metadata.name}",
             "versions": _versions(seen, kept),
             "aliases": tuple(_alias(file) for _, file in sorted(kept.items())),
         }

@@ -1,0 +1,59 @@
+"""A job's model server on a real control plane: what it is made of, and who decides how many pods it has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.cluster.test_life import trained
+from tests.support.operators import Team
+
+Json = dict[str, Any]
+
+
+def servers(team: Team) -> list[Json]:
+    found: list[Json] = team.read("apis/topcoat.dev/v1alpha1", "modelservers")["items"]
+    return found
+
+
+def deployments(team: Team) -> list[Json]:
+    found: list[Json] = team.read("apis/apps/v1", "deployments")["items"]
+    return found
+
+
+def until(what: str, holds: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def replicas(found: list[Json]) -> list[int]:
+    return [body["spec"]["replicas"] for body in found]
+
+
+def test_the_number_of_pods_follows_the_manifest_until_somebody_else_scales(team: Team) -> None:
+    team.apply(serving={"mode": "Shared", "replicas": 2})
+    trained(team)
+    until("two pods are wanted", lambda: replicas(servers(team)) == replicas(deployments(team)) == [2])
+    team.apply(serving={"mode": "Shared", "replicas": 3})
+    until("three pods are wanted", lambda: replicas(servers(team)) == replicas(deployments(team)) == [3])
+
+    name = servers(team)[0]["metadata"]["name"]
+    team.plane.kubectl("scale", "modelserver", name, "--replicas=5", "-n", team.namespace)
+    until("five pods are wanted", lambda: replicas(deployments(team)) == [5])
+    team.apply(serving={"mode": "Shared", "replicas": 1})
+    team.until("the edit was seen", lambda said: said["observedGeneration"] == 3)
+    time.sleep(2)
+    assert replicas(servers(team)) == replicas(deployments(team)) == [5]
+
+
+def test_its_pods_have_the_claim_of_the_versions_from_the_start(team: Team) -> None:
+    team.apply(serving={"mode": "Shared"})
+    trained(team)
+    until("it is deployed", lambda: bool(deployments(team)))
+    (found,) = deployments(team)
+    volumes = found["spec"]["template"]["spec"]["volumes"]
+    assert "topcoat-adapters" in {volume.get("persistentVolumeClaim", {}).get("claimName") for volume in volumes}
+    assert found["metadata"]["generation"] == 1
