@@ -89,7 +89,7 @@ pins: $(UV) ## Renew constraints/: the newest versions that pyproject.toml allow
 	@$(PIN) pyproject.toml --extra dev --output-file constraints/dev.txt
 	@$(PIN) pyproject.toml --extra operator --constraint constraints/dev.txt --output-file constraints/operator.txt
 	@$(PIN) pyproject.toml --extra trainer --extra serve --constraint constraints/dev.txt --output-file constraints/trainer.txt
-	@for tool in uv sbom go; do $(PIN) constraints/$$tool.in --output-file constraints/$$tool.txt; done
+	@for tool in uv sbom go lm-eval; do $(PIN) constraints/$$tool.in --output-file constraints/$$tool.txt; done
 	@$(PIN) constraints/demo-model.in --no-deps --output-file constraints/demo-model.txt
 
 clean: ## Remove what make made; keeps .topcoat/, where your jobs and versions are

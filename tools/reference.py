@@ -21,8 +21,10 @@ def pages() -> dict[str, str]:
     """File name -> Markdown."""
     kinds = {f"{kind.model.__name__.lower()}.md": _kind_page(kind) for kind in crd.KINDS}
     import command_line  # beside this file; tools/ is not a package
+    import serving_api
 
     others = {"conditions.md": _conditions_page(), "exit-codes.md": _exits_page(), "cli.md": command_line.page()}
+    others["serving-api.md"] = serving_api.page()
     return kinds | others
 
 
