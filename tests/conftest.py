@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
+import pytest
+
 from tests.support.kube.fixtures import cluster, control_plane, namespace, new_namespace, pytest_collection_finish
 from tests.support.kube.left_out import pytest_terminal_summary
 
@@ -13,3 +18,14 @@ __all__ = [
     "pytest_collection_finish",
     "pytest_terminal_summary",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command that a test runs in this process sets logging up, onto a stream that is closed when the test ends."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    for handler in [one for one in root.handlers if one not in before and type(one) is logging.StreamHandler]:
+        root.removeHandler(handler)
+    root.setLevel(level)

@@ -99,7 +99,11 @@ def test_people_write_no_status_and_only_profile_editors_write_profiles() -> Non
         found = rights(role)
         assert all(verbs == ["get"] for key, verbs in found.items() if key.endswith("/status"))
         writes = {key for key, verbs in found.items() if {"create", "update", "patch", "delete"} & set(verbs)}
-        expected = {"edit": {"finetunejobs"}, "admin": {"modelservers"}, "profile-edit": {"finetuneprofiles"}}
+        expected = {
+            "edit": {"finetunejobs"},
+            "admin": {"modelservers", "modelservers/scale"},
+            "profile-edit": {"finetuneprofiles"},
+        }
         assert writes == {f"{plural}.topcoat.dev" for plural in expected.get(name, set())}
 
 
