@@ -100,11 +100,11 @@ def test_people_write_no_status_and_only_profile_editors_write_profiles() -> Non
         assert all(verbs == ["get"] for key, verbs in found.items() if key.endswith("/status"))
         writes = {key for key, verbs in found.items() if {"create", "update", "patch", "delete"} & set(verbs)}
         expected = {
-            "edit": {"finetunejobs"},
-            "admin": {"modelservers", "modelservers/scale"},
-            "profile-edit": {"finetuneprofiles"},
+            "edit": {"finetunejobs.topcoat.dev"},
+            "admin": {"modelservers.topcoat.dev", "modelservers.topcoat.dev/scale"},
+            "profile-edit": {"finetuneprofiles.topcoat.dev"},
         }
-        assert writes == {f"{plural}.topcoat.dev" for plural in expected.get(name, set())}
+        assert writes == expected.get(name, set())
 
 
 def test_roles_of_people_are_added_to_those_of_kubernetes() -> None:
