@@ -23,7 +23,7 @@ NEAR = 1e-4
 
 @dataclass
 class Stand:
-    """A base model and folders of versions. v1, v2: LoRA of different ranks; v3, v4: full tails."""
+    """A base model and folders of versions. v1, v2: LoRA of different ranks; v3, v4: full tails; v5: LoRA with DoRA."""
 
     base: BaseModel
     folders: dict[str | None, Path | None] = field(default_factory=dict)
@@ -51,7 +51,7 @@ def stand(folder: Path, family: str = "llama", **changes: Any) -> Stand:
         base = model.load(folder / "base")
     made = Stand(base, {None: None})
     for seed, (name, kind, rank) in enumerate(
-        [("v1", "lora", 8), ("v2", "lora", 16), ("v3", "tail", 8), ("v4", "tail", 8)]
+        [("v1", "lora", 8), ("v2", "lora", 16), ("v3", "tail", 8), ("v4", "tail", 8), ("v5", "dora", 8)]
     ):
         made.folders[name] = served.candidate(base, folder / name, seed + 1, kind=kind, rank=rank)
     return made

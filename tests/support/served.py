@@ -51,7 +51,8 @@ def base(folder: Path, family: str = "llama", seed: int = 0, **changes: Any) -> 
 
 def candidate(base: BaseModel, folder: Path, seed: int, *, kind: str = "lora", rank: int = 8) -> Path:
     """Weights as a training run would export them, but random: each seed answers differently."""
-    method = Method(type=MethodType.FULL) if kind == "tail" else Method(lora=LoRA(rank=rank, alpha=2 * rank))
+    lora = LoRA(rank=rank, alpha=2 * rank, use_dora=kind == "dora")
+    method = Method(type=MethodType.FULL) if kind == "tail" else Method(lora=lora)
     tail = adapter.attach(base, method, layers.boundary(base.model, 2, "Classification"), seed)
     chance = torch.Generator().manual_seed(seed)
     with torch.no_grad():
