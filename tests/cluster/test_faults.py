@@ -13,7 +13,7 @@ from tests.support import fates, operators
 from tests.support.faults import Fault, Gate, Plan
 from tests.support.kube import control_plane as planes
 from tests.support.kube import port
-from tests.support.operators import Team
+from tests.support.operators import Team, condition
 
 Json = dict[str, Any]
 
@@ -201,3 +201,13 @@ def test_of_two_operators_one_works(story: Story, fresh_operator: Callable[..., 
         fates.child(team, "train", seconds=60)  # the other has taken over, after the Lease ran out
     finally:
         other.stop()
+
+
+def test_of_many_jobs_at_once_each_says_within_seconds_why_its_pod_waits(story: Story) -> None:
+    """A pod's news may come between a plan and the status that tells it; it must not wait for the next full look."""
+    team, operator, _ = story
+    names = [f"job-{number}" for number in range(200)]
+    team.apply_all(names)
+    operator.start()
+    for name in names:
+        team.until("why", lambda said: "node" in condition(said, "Ready")["message"], name, seconds=60)

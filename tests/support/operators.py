@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tests.support import charts
@@ -134,20 +134,19 @@ class Team:
 
     def apply(self, name: str = "claims", **spec: Any) -> Json:
         """Applies a FineTuneJob; what is left out is a small valid one without a server."""
+        self.apply_all([name], **spec)
+        return self.job(name)
+
+    def apply_all(self, names: Sequence[str], **spec: Any) -> None:
+        """Applies many that are alike, with one call."""
         usual: Json = {
             "profile": self.profile,
             "baseModel": {"uri": "pvc://models/base"},
             "dataset": {"train": {"uri": "pvc://data/train.jsonl"}},
             "serving": {"mode": "None"},
         }
-        body = {
-            "apiVersion": "topcoat.dev/v1alpha1",
-            "kind": "FineTuneJob",
-            "metadata": {"name": name, "namespace": self.namespace},
-            "spec": {**usual, **spec},
-        }
-        self.plane.apply_objects([body])
-        return self.job(name)
+        kind = {"apiVersion": "topcoat.dev/v1alpha1", "kind": "FineTuneJob", "spec": {**usual, **spec}}
+        self.plane.apply_objects([{**kind, "metadata": {"name": name, "namespace": self.namespace}} for name in names])
 
     def job(self, name: str = "claims") -> Json:
         return self.read("apis/topcoat.dev/v1alpha1", "finetunejobs", name)

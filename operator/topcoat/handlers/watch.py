@@ -112,7 +112,12 @@ def _mark_pod(state: State, pod: record.PodRecord) -> None:
 def _mark(state: State, uid: str, *, soon: bool = False) -> None:
     """`soon`: what comes within a moment is looked at together."""
     key = state.known.uids.get(uid)
-    if key is not None and soon:
+    if key is None:
+        return
+    # A plan that is still to be told was made before this news: its key may wait for its turn already, and would
+    # tell it as if nothing had come.
+    state.known.unsaid.pop(key, None)
+    if soon:
         state.queue.add_soon(key, GATHER_SECONDS)
-    elif key is not None:
+    else:
         state.queue.add(key)
