@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 from tests.cluster.test_life import trained
-from tests.support.operators import Team
+from tests.support import fates
+from tests.support.operators import Team, condition
 
 Json = dict[str, Any]
 
@@ -47,6 +49,31 @@ def test_the_number_of_pods_follows_the_manifest_until_somebody_else_scales(team
     team.until("the edit was seen", lambda said: said["observedGeneration"] == 3)
     time.sleep(2)
     assert replicas(servers(team)) == replicas(deployments(team)) == [5]
+
+
+def aliases(team: Team) -> dict[str, tuple[str, int]]:
+    """Whose each alias is, and its generation, as the pods mount them."""
+    found = [
+        json.loads(text)
+        for body in team.read("api/v1", "configmaps")["items"]
+        for key, text in body["data"].items()
+        if body["metadata"]["name"] == servers(team)[0]["metadata"]["name"] and key != "server.json"
+    ]
+    return {file["alias"]: (file["job"], file["generation"]) for file in found}
+
+
+def test_of_two_jobs_that_ask_for_one_alias_the_first_keeps_it(team: Team) -> None:
+    team.apply(serving={"mode": "Shared"})
+    trained(team)
+    until("its alias is written", lambda: bool(servers(team)) and list(aliases(team)) == ["claims"])
+    before = aliases(team)
+    team.apply("zebra", serving={"mode": "Shared", "modelName": "claims"})
+    fates.end(team, fates.child(team, "prepare", 2), fates.prepared())
+    fates.end(team, fates.child(team, "train", 2), fates.sealed())
+    said = team.until("refused", lambda said: condition(said, "Serving")["reason"] == "AliasTaken", "zebra")["status"]
+    assert "belongs to job 'claims'" in condition(said, "Stalled")["message"]
+    time.sleep(2)
+    assert aliases(team) == before
 
 
 def test_its_pods_have_the_claim_of_the_versions_from_the_start(team: Team) -> None:

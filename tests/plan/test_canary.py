@@ -12,13 +12,9 @@ from hypothesis import strategies as st
 
 from tests.support import worlds
 from tests.support.worlds import World
-from topcoat.api import profile, status
+from topcoat.api import status
 from topcoat.plan import intent, observed, plan, promotion
 
-PROFILE = profile.LOCAL_PROFILE.model_copy(
-    update={"spec": profile.LOCAL_PROFILE.spec.model_copy(update={"allowed_model_uris": ("pvc://*",)})}
-)
-SOURCES = {"baseModel": {"uri": "pvc://m/base"}, "dataset": {"train": {"uri": "pvc://d/claims.jsonl"}}}
 STEPS = [{"weight": 10, "pauseSeconds": 60}, {"weight": 50, "pauseSeconds": 60}]
 RULES = {"maxErrorRate": "0.05", "maxLatencyRatio": "1.5", "maxEmptyRate": "0.1", "minSamples": 50}
 GOOD = observed.Traffic(requests=60, p95_seconds=0.1)
@@ -31,8 +27,7 @@ def serving(**rollout: Any) -> dict[str, Any]:
 
 def begun(**rollout: Any) -> World:
     """v1 serves; v2 has won and is at its first step."""
-    seen = observed.Seen(mode=observed.Mode.CLUSTER, profile=PROFILE)
-    world = World(job=worlds.job(SOURCES, serving=serving(**rollout)), seen=seen)
+    world = worlds.in_cluster(serving=serving(**rollout))
     world.settle()
     assert world.status.served_version == "v1"
     world.change(training={"epochs": 5})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tests.support import worlds
 from tests.support.worlds import World, ends_with, prepare_report
 from topcoat.api import conditions, exits, promotion
 from topcoat.plan import intent, plan, status
@@ -251,6 +252,19 @@ def test_another_jobs_alias_is_not_taken() -> None:
     assert world.condition("Stalled") == ("True", "AliasTaken")
     assert world.seen.alias is not None
     assert world.seen.alias.job == "other"
+
+
+def test_the_base_models_own_name_is_no_alias() -> None:
+    world = worlds.in_cluster(serving={"modelName": "base"})
+    assert world.prepared is not None
+    card = world.prepared.base_model.model_copy(update={"id": "base"})
+    world.prepared = world.prepared.model_copy(update={"base_model": card})
+    world.settle()
+    assert world.condition("Stalled") == ("True", "AliasTaken")
+    assert (world.seen.alias, world.status.served_version) == (None, None)
+    world.change(serving={"modelName": "claims"})
+    world.settle()
+    assert world.condition("Serving") == ("True", "AliasReady")
 
 
 def test_a_transition_time_moves_only_with_its_status() -> None:

@@ -44,6 +44,15 @@ def test_one_of_ours_goes_with_its_last_alias() -> None:
     assert (alone.drop, alone.delete) == (("claims",), True)
 
 
+def test_of_two_jobs_that_ask_for_one_alias_the_one_that_has_it_keeps_it_and_its_secret() -> None:
+    mine = replace(USER, token_secret="mine")
+    late = plans.User("zebra", "claims", 1, BASE, token_secret="theirs")
+    told = planned(plans.Seen(ours=True, users=(mine, late), aliases={"claims": FILE}))
+    assert (told.drop, told.tokens) == ((), (("claims", "mine"),))
+    # Once it has gone elsewhere, the alias is free.
+    assert planned(plans.Seen(ours=True, users=(late,), aliases={"claims": FILE})).drop == ("claims",)
+
+
 def test_pods_are_asked_again_soon_while_traffic_is_watched() -> None:
     held = server.HeldVersion(job="claims", version="v1", digest=worlds.digest("v1"), state="Proved")
     alias = server.HeldAlias(alias="claims", job="claims", generation=1, targets=FILE.targets)

@@ -56,6 +56,16 @@ def summary(verdict: promotion.Verdict, candidate: float = 0.82) -> report.Evalu
     )  # fmt: skip
 
 
+def in_cluster(**spec: Any) -> World:
+    """A job whose sources lie on claims, where servers are pods."""
+    told = profile.LOCAL_PROFILE.spec.model_copy(update={"allowed_model_uris": ("pvc://*",)})
+    seen = observed.Seen(
+        mode=observed.Mode.CLUSTER, profile=profile.LOCAL_PROFILE.model_copy(update={"spec": told})
+    )  # fmt: skip
+    sources = {"baseModel": {"uri": "pvc://m/base"}, "dataset": {"train": {"uri": "pvc://d/claims.jsonl"}}}
+    return World(job=job(sources, **spec), seen=seen)
+
+
 def sealed(
     number: int, verdict: promotion.Verdict = promotion.Verdict.PROMOTE, input_hash: str = ""
 ) -> observed.SealedVersion:

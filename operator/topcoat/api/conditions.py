@@ -130,7 +130,11 @@ _OWN: tuple[Reason, ...] = (
         "the version to serve is gone from the volume, or not the one that was sealed",
         (_C.READY, _C.STALLED, _C.SERVING),
     ),
-    Reason("AliasTaken", "serving.modelName belongs to another job", (_C.READY, _C.STALLED, _C.SERVING)),
+    Reason(
+        "AliasTaken",
+        "serving.modelName belongs to another job, or is the base model's name",
+        (_C.READY, _C.STALLED, _C.SERVING),
+    ),
     Reason("BackoffLimitExceeded", "all attempts failed", (_C.READY, _C.STALLED, _C.TRAINED)),
     Reason("DeadlineExceeded", "lifecycle.activeDeadlineSeconds is over", (_C.READY, _C.STALLED, _C.TRAINED)),
     Reason("NotSealed", "the trainer ended without a sealed version", (_C.READY, _C.STALLED, _C.TRAINED, _C.EVALUATED)),

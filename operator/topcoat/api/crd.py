@@ -171,8 +171,14 @@ def _root(model: type[Section]) -> Json:
         "rule": "self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
         "message": "metadata.name must be a DNS label of at most 63 characters: lower case letters, digits and '-'",
     }
-    schema["x-kubernetes-validations"] = [name_rule]
+    schema["x-kubernetes-validations"] = [name_rule, *_metadata_rules(model)]
     return schema
+
+
+def _metadata_rules(model: type[Section]) -> list[Json]:
+    """Rules about metadata stand on the root: its own schema is the API server's."""
+    metadata: Any = model.model_fields["metadata"].annotation
+    return [{"rule": rule.cel.replace("self.", "self.metadata."), "message": rule.message} for rule in metadata.rules]
 
 
 def section_schema(model: type[Section]) -> Json:

@@ -14,7 +14,7 @@ from topcoat.api.dataset import Dataset
 from topcoat.api.evaluation import Evaluation
 from topcoat.api.field import Name, ShortText
 from topcoat.api.lifecycle import Budget, Lifecycle, Output, Tracking, Trainer
-from topcoat.api.metadata import API_VERSION, ObjectMeta
+from topcoat.api.metadata import API_VERSION, JobMeta
 from topcoat.api.method import Method
 from topcoat.api.promotion import Policy, Promotion
 from topcoat.api.retrain import Retrain
@@ -97,7 +97,7 @@ class FineTuneJob(Section):
     """Version of the API."""
     kind: Literal["FineTuneJob"] = "FineTuneJob"
     """Kind of object."""
-    metadata: ObjectMeta
+    metadata: JobMeta
     """Name and namespace."""
     spec: FineTuneJobSpec
     """What is wanted."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
+from topcoat.api import names
 from topcoat.api.field import Name, Time
-from topcoat.api.section import Lenient
+from topcoat.api.section import Lenient, Rule
 
 GROUP = "topcoat.dev"
 VERSION = "v1alpha1"
@@ -31,3 +32,16 @@ class ObjectMeta(Lenient):
     """Labels."""
     annotations: dict[str, str] = {}
     """Annotations."""
+
+
+class JobMeta(ObjectMeta):
+    """Metadata of a FineTuneJob, whose name is a model's name, too."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"!self.name.matches('{names.LIKE_A_VERSION}')",
+            lambda m: not names.is_like_a_version(m.name),
+            "metadata.name must not end in --v and a number: so end the model names of sealed versions",
+            "name",
+        ),
+    )

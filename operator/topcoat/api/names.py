@@ -21,6 +21,15 @@ def attempt_suffix(run: int, attempt: int) -> str:
     return f"{run_name(run)}-a{attempt}"
 
 
+LIKE_A_VERSION = "--v[0-9]+$"
+"""How names end by which servers know versions, as `claims--v7`. A model name that does would stand in front of one."""
+
+
+def is_like_a_version(name: str) -> bool:
+    """Whether a model name could be that of some job's version."""
+    return re.search(LIKE_A_VERSION, name) is not None
+
+
 def run_of(version: str) -> int:
     """Number of the run that sealed a version."""
     return int(version.removeprefix("v"))

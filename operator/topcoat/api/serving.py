@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from topcoat.api import names
 from topcoat.api.base_model import SecretReference
 from topcoat.api.field import Decimal, Fraction, Name, Seconds, Version
 from topcoat.api.lifecycle import Resources
@@ -110,6 +111,12 @@ class Serving(Section):
             lambda m: m.mode != Mode.NONE or m.pinned_version is None,
             "serving.pinnedVersion needs a serving.mode other than None",
             "pinned_version",
+        ),
+        Rule(
+            f"!has(self.modelName) || !self.modelName.matches('{names.LIKE_A_VERSION}')",
+            lambda m: m.model_name is None or not names.is_like_a_version(m.model_name),
+            "serving.modelName must not end in --v and a number: so end the model names of sealed versions",
+            "model_name",
         ),
     )
 

@@ -26,6 +26,8 @@ async def write_alias(
         await _make_server(api, known, job, name)
     memo = await loaded(api, known, place)
     before = memo.aliases.get(action.alias)
+    if before is not None and before.job != job.metadata.name:
+        return False  # another job took the alias since this was planned; the next look says so
     file = server.AliasFile(
         alias=action.alias,
         job=job.metadata.name,

@@ -65,8 +65,8 @@ class Plan:
 
 def plan(wanted: modelserver.ModelServer, seen: Seen, now: datetime) -> Plan:
     """One step of a server's life."""
-    users = {user.alias: user for user in seen.users}
-    drop = tuple(name for name, file in seen.aliases.items() if name not in users or users[name].job != file.job)
+    users = {(user.alias, user.job) for user in seen.users}
+    drop = tuple(name for name, file in seen.aliases.items() if (name, file.job) not in users)
     kept = {name: file for name, file in seen.aliases.items() if name not in drop}
     asked = max((user.replicas for user in seen.users), default=wanted.spec.replicas)
     bases = [user.base for user in sorted(seen.users, key=lambda user: user.job) if user.base and user.base.path]
@@ -78,9 +78,19 @@ def plan(wanted: modelserver.ModelServer, seen: Seen, now: datetime) -> Plan:
         # One of ours is made for an alias: before its file is there, pods would start without the alias' claim.
         base=next(iter(bases), None) if kept or not seen.ours else None,
         claims=tuple(sorted(claims)),
-        tokens=tuple((user.alias, user.token_secret) for user in seen.users if user.token_secret),
+        tokens=_tokens(seen.users, kept),
         status=_status(wanted, seen, kept, now),
         unsettled=_unsettled(seen, kept),
+    )
+
+
+def _tokens(users: Sequence[User], kept: Mapping[str, server.AliasFile]) -> tuple[tuple[str, str], ...]:
+    """Each alias with its Secret. Of several jobs that ask for one alias, the one that has it decides."""
+    owners = {alias: file.job for alias, file in kept.items()}
+    for user in users:
+        owners.setdefault(user.alias, user.job)
+    return tuple(
+        (user.alias, user.token_secret) for user in users if user.token_secret and owners[user.alias] == user.job
     )
 
 

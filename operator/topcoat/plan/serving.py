@@ -32,6 +32,9 @@ def stage(case: Case, wish: Wish, decided: Decided) -> Stage:  # noqa: PLR0911 -
     if case.seen.alias and not ours:
         text = f"the alias {alias!r} belongs to job {case.seen.alias.job!r}; choose another serving.modelName"
         return _stuck("AliasTaken", text, serves=None)
+    if case.before.base_model and case.before.base_model.id == alias:
+        text = f"the alias {alias!r} is the base model's own name; choose another serving.modelName"
+        return _stuck("AliasTaken", text, serves=ours)
     found = case.usable_or_none(target)
     if found is None:
         reason = "PinnedVersionMissing" if pinned and not case.seen.version_or_none(target) else "VersionUnusable"
