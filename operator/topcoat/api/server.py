@@ -23,6 +23,17 @@ LATENCY_SECONDS = tuple(round(0.001 * 1.25**step, 6) for step in range(60))
 """Upper bounds of the counts of answers by time: 1 ms to 8 minutes, each a quarter above the one before."""
 
 
+class BesideVLLM(Lenient):
+    """The vLLM in the same pod that computes for the server."""
+
+    url: Annotated[str, Field(pattern=r"^http://(127\.0\.0\.1|\[::1\]|localhost):[0-9]{1,5}$")]
+    """Where it listens: on the pod's own loopback, so that nobody else reaches it."""
+    folder: str
+    """Folder that both see at the same path; the server puts versions there for vLLM to read."""
+    precision: Literal["FP32", "FP16", "BF16"] = "FP32"
+    """Number format that it was told to compute in (`--dtype`)."""
+
+
 class ServerFile(Lenient):
     """The server itself; a change of it is a roll-out of the Deployment."""
 
@@ -52,6 +63,8 @@ class ServerFile(Lenient):
     """After that: how long answers may take to end. Both together are less than the pod's termination grace."""
     admin_token_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of the operator's token for this server. A hash of a random token tells nothing, so it may be read."""
+    vllm: BesideVLLM | None = None
+    """Engine; absent: our own (Transformers), in the server's process."""
 
 
 class WantedVersion(Lenient):
@@ -170,6 +183,8 @@ class EngineState(Lenient):
     """`Transformers` or `VLLM`."""
     version: str
     """Its version."""
+    without_base: str = ""
+    """Why it does not answer as the base model; empty: it does."""
 
 
 class AgentState(Lenient):

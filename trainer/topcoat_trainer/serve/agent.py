@@ -24,7 +24,7 @@ from topcoat.api.server import AgentState, EngineState, HeldAlias, HeldVersion, 
 from topcoat_trainer.errors import TrainerError
 from topcoat_trainer.serve.alias import Table, Tag
 from topcoat_trainer.serve.desired import Desired
-from topcoat_trainer.serve.engine import Engine
+from topcoat_trainer.serve.engine import Engine, EngineLost
 from topcoat_trainer.serve.intake import Intake, Taken
 from topcoat_trainer.serve.metric import Metrics
 from topcoat_trainer.serve.traffic import Traffic
@@ -88,6 +88,19 @@ class Agent:
             group.create_task(self._watch())
             group.create_task(self._bring())
             group.create_task(self._recheck())
+            group.create_task(self._mourn())
+
+    async def _mourn(self) -> None:
+        """Whenever the engine has lost what it held, this is a new life: nothing is proved, and all is loaded again."""
+        while True:
+            await self._hands.engine.lost()
+            self.boot_id = uuid.uuid4().hex
+            self._complete = False
+            for tag in [tag for tag, record in self._records.items() if record.state == "Proved"]:
+                del self._records[tag]
+                self._hands.metrics.unloaded(tag.name, tag.digest)
+            log.error("the engine has lost all versions; they are loaded and proved again")
+            self._settle(fresh=True)
 
     async def _watch(self) -> None:
         while True:
@@ -119,12 +132,17 @@ class Agent:
             self._hands.traffic.follow(entry.file)
             shares = ", ".join(f"{tag.name} {weight} %" for tag, weight in entry.shares) or "nobody"
             log.info("alias %s, generation %d: %s", entry.file.alias, entry.file.generation, shares)
-        whole = self._looked and not self._hands.desired.broken and self._hands.table.settled()
-        self._complete = self._complete or whole
+        self._complete = self._complete or (self._looked and self._settled())
         if fresh:  # what was refused may have been mended
             for record in self._records.values():
                 record.again_at = 0.0
         self._work.set()
+
+    def _settled(self) -> bool:
+        """Whether every alias answers as it is asked to, by versions that are here."""
+        answering = [tag for entry in self._hands.table.in_force() for tag, _ in entry.shares]
+        settled = self._hands.table.settled() and not self._hands.desired.broken
+        return settled and all(map(self.proved, answering))
 
     async def _bring(self) -> None:
         while True:
@@ -160,6 +178,8 @@ class Agent:
             record.manifest, record.raw = taken.manifest, taken.raw
             await self._hands.engine.load(tag.key, taken.folder)
             await self._prove(record, taken.manifest)
+        except EngineLost:  # this says nothing of the version: it is loaded once the engine is back
+            self._records.pop(tag, None)
         except TrainerError as error:
             place = error.where.replace(str(taken.folder), wanted.path) if taken else error.where
             self._refuse(tag, f"{place}: {error.message}" if place else error.message)
@@ -189,6 +209,8 @@ class Agent:
         try:
             with self.lease(tag):
                 difference = await self._hands.engine.probe(tag.key, record.manifest.probes)
+        except EngineLost:
+            return
         except Exception as error:  # noqa: BLE001 (a replay that fails must not end the server)
             log.error("%s: its probes cannot be replayed (%s)", tag.name, type(error).__name__)  # noqa: TRY400
             difference = WORST
@@ -267,17 +289,19 @@ class Agent:
         return self._complete
 
     def state(self) -> AgentState:
-        settled = self._hands.table.settled() and not self._hands.desired.broken
+        engine = self._hands.engine
         held = tuple(
             HeldVersion(job=t.job, version=t.version, digest=t.digest, state=record.state, probe=record.proof)
             for t, record in sorted(self._records.items(), key=lambda pair: pair[0].key)
         )
         return AgentState(
-            ready=self._complete and settled,
+            ready=self._complete and self._settled(),
             base_model_digest=self._told.base_model_digest,
             versions=held,
             aliases=tuple(self._with_traffic(held) for held in self._hands.table.state()),
-            engine=EngineState(boot_id=self.boot_id, name=self._hands.engine.name, version=self._hands.engine.version),
+            engine=EngineState(
+                boot_id=self.boot_id, name=engine.name, version=engine.version, without_base=engine.without_base()
+            ),
         )
 
     def _with_traffic(self, held: HeldAlias) -> HeldAlias:

@@ -107,7 +107,8 @@ class Clients:
         headers = {"x-request-id": envelope.request_id(request)}
         try:
             parts = self._present()
-            cards = catalog.cards(parts.agent, parts.table, catalog.Base.of(parts.told, parts.reader.context))
+            base = catalog.Base.of(parts.told, parts.reader.context, served=not parts.engine.without_base())
+            cards = catalog.cards(parts.agent, parts.table, base)
             shown = envelope.bearer(request)
             open_to = {card.id: card for card, files in cards if any(envelope.opens(file, shown) for file in files)}
             if name is not None and name not in open_to:
@@ -176,15 +177,24 @@ class Clients:
             files = parts.table.token_files(asked.model, parts.agent.proved)
             if not any(envelope.opens(file, shown) for file in files):
                 raise _denied()
-            return parts.table.route(asked.model, person, parts.agent.proved)
+            tag = parts.table.route(asked.model, person, parts.agent.proved)
         except Unknown:
             raise _unknown() from None
         except NotYet:
-            raise ApiError(503, "the model is being loaded", "loading", "model") from None
+            raise _not_yet() from None
+        if tag is None and (why := parts.engine.without_base()):
+            raise ApiError(404, f"the base model is not served here: {why}", "model_not_found", "model")
+        if tag is not None and not parts.agent.proved(tag):  # the engine has lost what it held
+            raise _not_yet()
+        return tag
 
 
 def _unknown() -> ApiError:
     return ApiError(404, "no model of this name is served here", "model_not_found", "model")
+
+
+def _not_yet() -> ApiError:
+    return ApiError(503, "the model is being loaded", "loading", "model")
 
 
 def _denied() -> ApiError:

@@ -22,10 +22,12 @@ class Base:
     name: str
     digest: str
     context: int
+    served: bool = True
+    """Whether it answers itself, not only its versions."""
 
     @classmethod
-    def of(cls, told: ServerFile, context: int) -> Base:
-        return cls(told.base_model_id, f"sha256:{told.base_model_digest.removeprefix('sha256:')}", context)
+    def of(cls, told: ServerFile, context: int, *, served: bool) -> Base:
+        return cls(told.base_model_id, f"sha256:{told.base_model_digest.removeprefix('sha256:')}", context, served)
 
     def card(self, name: str, more: dict[str, Any]) -> ModelCard:
         fields: dict[str, Any] = {
@@ -45,7 +47,7 @@ def cards(agent: Agent, table: Table, base: Base) -> list[Listed]:
     for tag in table.wanted():
         if agent.proved(tag) and tag.name not in found:
             found[tag.name] = (base.card(tag.name, _version(agent, base, tag)), _files(agent, table, tag.name))
-    if base.name not in found:
+    if base.name not in found and base.served:
         found[base.name] = (base.card(base.name, {}), _files(agent, table, base.name))
     return list(found.values())
 

@@ -14,6 +14,14 @@ from typing import Protocol
 from topcoat.api.report import Probe
 
 
+class EngineLost(Exception):
+    """The engine is away or has begun anew: what it held is gone, and will be loaded again."""
+
+
+class CannotAnswer(Exception):
+    """Why this engine cannot answer a request; the words are for the client."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How the answer is drawn. `top`: tell log-probabilities, with so many of the likeliest tokens; None: tell none."""
@@ -75,7 +83,10 @@ class Engine(Protocol):
     version: str
 
     async def load(self, key: str, folder: Path) -> None:
-        """Takes a version in. The folder may be gone afterwards. What is answered meanwhile goes on."""
+        """Takes a version in. The folder may be gone afterwards. What is answered meanwhile goes on.
+
+        A version that it cannot hold is a TrainerError with the reason.
+        """
 
     async def unload(self, key: str) -> None:
         """Lets a version go; nobody asks for it any more."""
@@ -92,4 +103,10 @@ class Engine(Protocol):
     def business(self) -> Business: ...
 
     def alive(self) -> bool:
-        """Whether it can still answer."""
+        """Whether it can still answer, now or when what it waits for comes back."""
+
+    async def lost(self) -> None:
+        """Returns when all that was loaded is gone; may be asked again afterwards."""
+
+    def without_base(self) -> str:
+        """Why it does not answer as the base model; empty: it does."""

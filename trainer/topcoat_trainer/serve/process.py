@@ -32,6 +32,7 @@ from topcoat_trainer.serve.metric import Metrics
 from topcoat_trainer.serve.question import Desk, Reader
 from topcoat_trainer.serve.traffic import Traffic
 from topcoat_trainer.serve.transformers_engine import TransformersEngine
+from topcoat_trainer.serve.vllm_engine import VLLMEngine
 
 CUT_SECONDS = 5
 KEEP_ALIVE_SECONDS = 75
@@ -80,7 +81,7 @@ class House:
     def __init__(self, told: ServerFile) -> None:
         self._told = told
         self._parts: Parts | None = None
-        self._engine: TransformersEngine | None = None
+        self._engine: TransformersEngine | VLLMEngine | None = None
         self.admission = Admission(told.max_running + told.max_waiting)
 
     def parts(self) -> Parts | None:
@@ -91,8 +92,9 @@ class House:
         told = self._told
         facts = await asyncio.to_thread(_inspected, told)
         tokenizer = model.tokenizer(facts)
+        engine = self._engine = await _engine(told, facts, Reader(tokenizer, facts).end_ids)
+        facts = engine.base.facts  # the engine may know a smaller context
         reader, desk = Reader(tokenizer, facts), Desk(tokenizer, facts)
-        engine = self._engine = await TransformersEngine.started(facts, told.max_running, reader.end_ids)
         intake = await asyncio.to_thread(Intake, engine.base, told.max_rank)
         table, metrics = Table(told.base_model_id), Metrics(told.base_model_id, told.max_adapters)
         traffic = Traffic()
@@ -115,6 +117,12 @@ class House:
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close()
+
+
+async def _engine(told: ServerFile, facts: ModelFacts, end_ids: frozenset[int]) -> TransformersEngine | VLLMEngine:
+    if told.vllm is not None:
+        return await VLLMEngine.started(told, facts, end_ids)
+    return await TransformersEngine.started(facts, told.max_running, end_ids)
 
 
 def _inspected(told: ServerFile) -> ModelFacts:

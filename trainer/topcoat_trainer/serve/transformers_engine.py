@@ -5,6 +5,7 @@ Puts together the thread that computes, the computer that suits the model, and t
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import math
 from collections.abc import AsyncGenerator, Sequence
@@ -72,6 +73,13 @@ class TransformersEngine:
 
     def alive(self) -> bool:
         return self._worker.alive()
+
+    async def lost(self) -> None:
+        """Never: it lives and dies with this process."""
+        await asyncio.Event().wait()
+
+    def without_base(self) -> str:
+        return ""
 
     def close(self) -> None:
         self._worker.close()

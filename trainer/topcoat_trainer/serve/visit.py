@@ -9,13 +9,19 @@ from dataclasses import dataclass, field
 
 from topcoat_trainer.serve.admission import Closed, Full
 from topcoat_trainer.serve.alias import Tag
-from topcoat_trainer.serve.engine import Piece
+from topcoat_trainer.serve.engine import CannotAnswer, EngineLost, Piece
 from topcoat_trainer.serve.metric import NOBODY, Metrics
 from topcoat_trainer.serve.protocol import ApiError
 from topcoat_trainer.serve.reply import Told
 from topcoat_trainer.serve.traffic import Answer, Traffic
 
 BASE = "base"
+FORESEEN: dict[type[Exception], ApiError] = {
+    Full: ApiError(429, "too many requests wait here; try again soon", "rate_limit_exceeded"),
+    Closed: ApiError(503, "the server is stopping; another one answers", "stopping"),
+    EngineLost: ApiError(503, "the engine begins anew; try again soon", "loading"),
+    TimeoutError: ApiError(504, "the answer took longer than this server allows", "timeout"),
+}
 log = logging.getLogger(__name__)
 
 
@@ -74,12 +80,11 @@ def explained(error: Exception, request_id: str) -> ApiError:
     """
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, Full):
-        return ApiError(429, "too many requests wait here; try again soon", "rate_limit_exceeded")
-    if isinstance(error, Closed):
-        return ApiError(503, "the server is stopping; another one answers", "stopping")
-    if isinstance(error, TimeoutError):
-        return ApiError(504, "the answer took longer than this server allows", "timeout")
+    if isinstance(error, CannotAnswer):
+        return ApiError(400, str(error), "unsupported_field")
+    for foreseen, said in FORESEEN.items():
+        if isinstance(error, foreseen):
+            return said
     kind = type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
