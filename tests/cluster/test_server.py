@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.cluster.test_life import trained
-from tests.support import fates
+from tests.support import fates, operators
 from tests.support.operators import Team, condition
 
 Json = dict[str, Any]
@@ -49,6 +49,32 @@ def test_the_number_of_pods_follows_the_manifest_until_somebody_else_scales(team
     team.until("the edit was seen", lambda said: said["observedGeneration"] == 3)
     time.sleep(2)
     assert replicas(servers(team)) == replicas(deployments(team)) == [5]
+
+
+def test_a_job_that_asks_for_vllm_gets_a_server_of_its_own_kind(team: Team) -> None:
+    image = "registry.example/vllm@sha256:" + "1" * 64
+    operators.make_profile(team.plane, team.profile, {"images": {"vllm": image}})
+    time.sleep(0.5)
+    team.apply(serving={"mode": "Shared", "engine": "VLLM"})
+    trained(team)
+    until("its Deployment is there", lambda: bool(deployments(team)))
+    assert servers(team)[0]["spec"]["engine"] == "VLLM"
+    (body,) = deployments(team)
+    images = {one["name"]: one["image"] for one in body["spec"]["template"]["spec"]["containers"]}
+    assert images["vllm"] == image
+    assert list(images) == ["server", "vllm"]
+    told = next(
+        json.loads(found["data"]["server.json"])
+        for found in team.read("api/v1", "configmaps")["items"]
+        if "server.json" in (found.get("data") or {})
+    )
+    assert told["vllm"]["url"].startswith("http://127.0.0.1:")
+    # Without its image the server says so, and the pods that run go on.
+    team.plane.kubectl(
+        "patch", "finetuneprofile", team.profile, "--type=json", "-p", '[{"op":"remove","path":"/spec/images"}]'
+    )
+    until("the image is missed", lambda: "images.vllm" in json.dumps(servers(team)[0].get("status", {})), 45)
+    assert len(deployments(team)) == 1
 
 
 def aliases(team: Team) -> dict[str, tuple[str, int]]:

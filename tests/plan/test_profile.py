@@ -13,6 +13,7 @@ from tests.support.worlds import World, prepare_report
 from topcoat.api import finetunejob
 from topcoat.api import profile as profiles
 from topcoat.api import run as run_files
+from topcoat.api import serving as servings
 from topcoat.plan import intent, observed, profile
 
 CATALOGUE: dict[str, Any] = {
@@ -42,6 +43,57 @@ FORBIDDEN: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "GPUs of trainer 2 is above limits.maxGPUs 1",
     ),
 ]
+
+
+IMAGE = {"images": {"vllm": "registry.example/vllm@sha256:" + "1" * 64}}
+BY_VLLM: dict[str, Any] = {"serving": {"engine": "VLLM"}}
+
+
+def in_cluster(spec: dict[str, Any], **written: Any) -> World:
+    made = world(spec=spec, **written)
+    made.seen = replace(made.seen, mode=observed.Mode.CLUSTER)
+    made.change(baseModel={"uri": "hf://org/x"}, dataset={"train": {"uri": "pvc://data/x.jsonl"}})
+    made.settle()
+    return made
+
+
+def complaint(made: World) -> str:
+    failure = made.status.failure
+    assert failure is not None
+    return failure.message
+
+
+def test_vllm_needs_an_image_in_the_profile() -> None:
+    allowed: dict[str, Any] = {"allowedModelURIs": ["hf://*"]}
+    without = in_cluster(BY_VLLM, **allowed)
+    assert without.condition("Stalled") == ("True", "ProfileForbids")
+    said = complaint(without)
+    for words in ("engine VLLM", "'default'", "platform team", "images.vllm", "serving.engine to Transformers"):
+        assert words in said
+    assert in_cluster(BY_VLLM, **allowed, **IMAGE).condition("Stalled")[0] == "False"
+    assert in_cluster({}, **allowed, defaults=BY_VLLM).condition("Stalled") == ("True", "ProfileForbids")
+
+
+def test_full_tails_are_no_versions_for_vllm() -> None:
+    spec = {"serving": {"engine": "VLLM", "mode": "Dedicated"}, "method": {"type": "Full"}}
+    refused = in_cluster(spec, allowedModelURIs=["hf://*"], **IMAGE)
+    assert refused.condition("Stalled") == ("True", "UnsupportedHere")
+    assert "LoRA versions only" in complaint(refused)
+
+
+@pytest.mark.parametrize(
+    ("written", "default", "answers"),
+    [
+        ("Auto", None, "Transformers"),
+        ("Auto", "VLLM", "VLLM"),
+        ("VLLM", None, "VLLM"),
+        ("Transformers", "VLLM", "Transformers"),
+    ],
+)
+def test_auto_is_what_the_profile_says_and_else_our_own_engine(written: str, default: str | None, answers: str) -> None:
+    made = world(defaults={"serving": {"engine": default}} if default else {})
+    spec = made.job.spec.model_copy(update={"serving": servings.Serving.model_validate({"engine": written})})
+    assert profile.engine(spec, made.seen.profile) is servings.Engine(answers)
 
 
 @pytest.mark.parametrize(("limits", "spec", "message"), FORBIDDEN)

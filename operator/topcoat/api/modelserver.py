@@ -30,7 +30,7 @@ class ModelServerSpec(Section):
     base_model: BaseModel
     """The base model that is held once."""
     engine: Engine = Engine.AUTO
-    """Inference engine."""
+    """Inference engine; `Auto`: `Transformers`."""
     replicas: Annotated[int, Field(ge=0, le=100)] = 1
     """Server pods."""
     resources: Resources = Resources()

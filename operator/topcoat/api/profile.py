@@ -49,7 +49,7 @@ class Images(Section):
     server: Image | None = None
     """Image of our own server."""
     vllm: Image | None = None
-    """Image of vLLM."""
+    """Image of vLLM (0.32 or later); serving.engine VLLM is refused without it."""
 
 
 class Toleration(Section):

@@ -126,7 +126,7 @@ class Serving(Section):
     model_name: Name | None = None
     """The alias that clients call; by default the FineTuneJob's name."""
     engine: Engine = Engine.AUTO
-    """Inference engine; `Auto`: the profile's."""
+    """Inference engine; `Auto`: the profile's default, else `Transformers`. `VLLM` serves LoRA versions."""
     replicas: Annotated[int, Field(ge=0, le=100)] = 1
     """Server pods."""
     resources: Resources = Resources()

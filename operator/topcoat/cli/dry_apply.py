@@ -36,7 +36,7 @@ def say(here: cluster.Cluster, job: finetunejob.FineTuneJob, change: str) -> int
         terminal.fail(wish.refusal.message, hint="change the field that the message names")
     name = job.metadata.name
     terminal.say(f"finetunejob.topcoat.dev/{name} would be {change} in {here.describe()}\n")
-    rows = [*_jobs(job, dataset.key(wish)), *_shared(here, found), *_serving(job)]
+    rows = [*_jobs(job, dataset.key(wish)), *_shared(here, found), *_serving(job, found)]
     show.table(["Kind", "Name", "Now", "For"], rows, indent="  ")
     terminal.say()
     terminal.note("Nothing was changed. Whether a run is needed is known once the prepare pod has read data and model.")
@@ -93,7 +93,7 @@ def _now(here: cluster.Cluster, kind: str, name: str) -> str:
     return "there" if there else "new"
 
 
-def _serving(job: finetunejob.FineTuneJob) -> Iterator[Row]:
+def _serving(job: finetunejob.FineTuneJob, found: profile.FineTuneProfile | None) -> Iterator[Row]:
     wanted, said = job.spec.serving, job.status
     if wanted.mode is serving.Mode.NONE or job.spec.promotion.policy is promotion.Policy.NEVER:
         return
@@ -101,7 +101,7 @@ def _serving(job: finetunejob.FineTuneJob) -> Iterator[Row]:
     if wanted.mode is serving.Mode.DEDICATED:
         name = names.child_name(job.metadata.name, "model")
     elif said is not None and said.base_model is not None:
-        engine = serving.Engine.TRANSFORMERS.value
+        engine = profiles.engine(job.spec, found).value
         name = names.server_name(said.base_model.id, said.base_model.digest, engine)
     else:
         name = "one per base model"

@@ -7,10 +7,10 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from topcoat.api import finetunejob, modelserver, profile, server, status
+from topcoat.api import finetunejob, modelserver, profile, server, serving, status
 from topcoat.cluster import agent, client, clock, memory, rollout, served
 from topcoat.cluster.queue import Key
-from topcoat.manifests import configmap, deployment, metadata, pod, service
+from topcoat.manifests import configmap, deployment, metadata, pod, service, vllm
 from topcoat.plan import modelserver as plans
 from topcoat.plan import profile as profiles
 
@@ -73,7 +73,6 @@ class Hands:
         pods = served.ready_pods(self.known, *place)
         every = [found for found in self.known.pods_of(*place) if not found.deleting]
         waits = (found.waiting or self.known.stuck.get(found.uid) for found in every)
-        missing = wanted.spec.profile not in self.known.profiles
         return plans.Seen(
             ours=served.is_ours(self.known.servers[place]),
             users=self._users(place),
@@ -82,8 +81,16 @@ class Hands:
             ready_pods=len(pods),
             states=[memo.agents[found.uid] for found in pods if found.uid in memo.agents],
             waiting=next((wait for wait in waits if wait), None),
-            problem=f"there is no FineTuneProfile {wanted.spec.profile!r}" if missing else "",
+            problem=self._problem(wanted),
         )
+
+    def _problem(self, wanted: modelserver.ModelServer) -> str:
+        """What keeps its pods from being spelt."""
+        found = self.known.profiles.get(wanted.spec.profile)
+        if found is None:
+            return f"there is no FineTuneProfile {wanted.spec.profile!r}"
+        needs = wanted.spec.engine is serving.Engine.VLLM and found.spec.images.vllm is None
+        return profiles.no_vllm(found) if needs else ""
 
     async def _scale(self, wanted: modelserver.ModelServer, decided: plans.Plan) -> None:
         """Asks for more or fewer pods, unless somebody else (a person, an HPA) decides about their number."""
@@ -104,7 +111,7 @@ class Hands:
     async def _apply(self, wanted: modelserver.ModelServer, memo: memory.ServerMemory, decided: plans.Plan) -> None:
         """Service, ConfigMap and Deployment, where they are not what they are to be."""
         found = self.known.profiles.get(wanted.spec.profile)
-        if found is None or decided.base is None:
+        if found is None or decided.base is None or self._problem(wanted):
             return
         objects = self._objects(wanted, found, decided.base, decided)
         digest = hashlib.sha256(pod.compact({"objects": objects}).encode()).hexdigest()
@@ -131,6 +138,7 @@ class Hands:
             base_model_digest=base.digest,
             max_adapters=wanted.spec.max_adapters,
             max_rank=wanted.spec.max_rank,
+            **_engine(wanted, found),
             admin_token_sha256=self.agents.token_sha256((meta.namespace, meta.name)),
         )
         model, _ = profiles.resolved(wanted.spec.base_model, found)
@@ -155,6 +163,14 @@ class Hands:
         made = await self.api.apply_status(body)
         if (meta.namespace, meta.name) in self.known.servers:
             self.known.servers[meta.namespace, meta.name] = made
+
+
+def _engine(wanted: modelserver.ModelServer, found: profile.FineTuneProfile) -> Json:
+    """What the server file says of a vLLM, which takes more requests at once than our own engine."""
+    if wanted.spec.engine is not serving.Engine.VLLM:
+        return {}
+    asked = pod.resources(wanted.spec.resources, found.spec.server.resources)
+    return {"vllm": vllm.beside(vllm.gpus(asked)), "max_running": vllm.RUNNING, "max_waiting": vllm.WAITING}
 
 
 def _user(found: finetunejob.FineTuneJob) -> plans.User:

@@ -99,17 +99,19 @@ async def loaded(api: client.Client, known: memory.Memory, place: memory.Name) -
 
 async def _make_server(api: client.Client, known: memory.Memory, job: finetunejob.FineTuneJob, name: str) -> None:
     # Applied, not created: then nobody owns the number of pods yet, and whoever scales first may: we, a person, an HPA.
-    known.servers[job.metadata.namespace, name] = await api.apply(model_server(job, name), force=False)
+    known.servers[job.metadata.namespace, name] = await api.apply(
+        model_server(job, name, served.engine(known, job)), force=False
+    )
 
 
-def model_server(job: finetunejob.FineTuneJob, name: str) -> Json:
+def model_server(job: finetunejob.FineTuneJob, name: str, engine: serving.Engine) -> Json:
     """The ModelServer of a job that has none yet."""
     spec = modelserver.ModelServerSpec(
         profile=job.spec.profile,
         base_model=base_model.BaseModel(
             name=job.spec.base_model.name, uri=job.spec.base_model.uri, revision=job.spec.base_model.revision
         ),
-        engine=serving.Engine.TRANSFORMERS,
+        engine=engine,
         resources=job.spec.serving.resources,
     )
     meta = labels.shared(name, job.metadata.namespace)

@@ -10,6 +10,7 @@ from topcoat.cluster import memory, traffic
 from topcoat.cluster.record import PodRecord
 from topcoat.manifests import metadata, service
 from topcoat.plan import observed
+from topcoat.plan import profile as profiles
 
 
 def server_name_or_none(known: memory.Memory, job: finetunejob.FineTuneJob) -> str | None:
@@ -26,8 +27,13 @@ def server_name_or_none(known: memory.Memory, job: finetunejob.FineTuneJob) -> s
         same = base.get("uri") == wanted.uri if wanted.uri else base.get("name") == wanted.name
         if place == namespace and same and not is_ours(body) and base.get("revision") == wanted.revision:
             return name
-    engine = serving.Engine.TRANSFORMERS.value
-    return names.server_name(said.base_model.id, said.base_model.digest, engine)
+    return names.server_name(said.base_model.id, said.base_model.digest, engine(known, job).value)
+
+
+def engine(known: memory.Memory, job: finetunejob.FineTuneJob) -> serving.Engine:
+    """What the job's server computes with. Auto: what the profile's defaults say, else our own."""
+    found = known.profiles.get(job.spec.profile)
+    return profiles.engine(job.spec, found)
 
 
 def is_ours(body: memory.Json) -> bool:

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from topcoat.api import modelserver, profile, server
-from topcoat.manifests import claim, job, metadata, pod
+from topcoat.manifests import claim, job, metadata, pod, vllm
 
 Json = dict[str, Any]
 
 SERVER_FOLDER = "/etc/topcoat/server"
 TOKENS_FOLDER = "/etc/topcoat/tokens"
 GRACE_SECONDS = 60
+# Of the server in front of a vLLM: it computes nothing, but judges versions' tensors. The job's and the profile's
+# resources are vLLM's.
+AGENT_RESOURCES = {"requests": {"cpu": "500m", "memory": "2Gi"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +73,24 @@ def _digest(file: server.ServerFile) -> str:
 def _pod(platform: pod.Platform, wanted: Server) -> Json:
     shape = wanted.profile.spec.server
     command = ["python", "-m", "topcoat_trainer.serve"]
+    asked = pod.resources(wanted.spec.resources, shape.resources)
+    beside: tuple[pod.Container, ...] = ()
+    if wanted.file.vllm is not None:
+        arguments = vllm.Shape(wanted.file, wanted.spec.cpu_adapters, vllm.gpus(asked))
+        beside = (vllm.container(arguments, wanted.profile, _base_mounts(wanted), asked),)
+        mounts, own = (*_mounts(wanted), vllm.versions(read_only=False)), AGENT_RESOURCES
+    else:
+        mounts, own = _mounts(wanted), asked
     container = pod.Container(
         name="server",
         image=wanted.profile.spec.images.server or platform.image,
         command=[*command, "--server-file", f"{SERVER_FOLDER}/{server.SERVER_FILE}", "--aliases", SERVER_FOLDER],
-        resources=pod.resources(wanted.spec.resources, shape.resources),
+        resources=own,
         env=pod.environment(shape, offline=True),
-        mounts=_mounts(wanted),
+        mounts=mounts,
         more={"ports": _ports(), **_probes()},
     )
-    return pod.spec(platform, shape, container, {"terminationGracePeriodSeconds": GRACE_SECONDS})
+    return pod.spec(platform, shape, container, {"terminationGracePeriodSeconds": GRACE_SECONDS}, beside)
 
 
 def _ports() -> list[Json]:
@@ -98,12 +109,17 @@ def _probes() -> Json:
     }
 
 
-def _mounts(wanted: Server) -> tuple[pod.Mount, ...]:
+def _base_mounts(wanted: Server) -> tuple[pod.Mount, ...]:
+    """Where the base model may lie."""
     base = job.claims_of([wanted.spec.base_model.uri])
+    sources = (pod.claim(f"source-{i}", name, f"{pod.VOLUMES_FOLDER}/{name}") for i, name in enumerate(base))
+    return (pod.claim("models", claim.MODELS, pod.CACHE_FOLDER), *sources)
+
+
+def _mounts(wanted: Server) -> tuple[pod.Mount, ...]:
     made = [
         pod.Mount("server", {"configMap": {"name": wanted.owner.name}}, SERVER_FOLDER),
-        pod.claim("models", claim.MODELS, pod.CACHE_FOLDER),
-        *(pod.claim(f"source-{i}", name, f"{pod.VOLUMES_FOLDER}/{name}") for i, name in enumerate(base)),
+        *_base_mounts(wanted),
         *(pod.claim(f"versions-{i}", name, f"{pod.CLAIMS_FOLDER}/{name}") for i, name in enumerate(wanted.claims)),
     ]
     for place, (alias, secret) in enumerate(wanted.tokens):

@@ -60,7 +60,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """What the one container of a pod does."""
+    """What a container of a pod does."""
 
     name: str
     image: str
@@ -117,9 +117,15 @@ def resources(asked: lifecycle.Resources, usual: lifecycle.Resources) -> Json:
     return {"requests": requests, "limits": limits} if limits else {"requests": requests}
 
 
-def spec(platform: Platform, shape: profile.PodShape, container: Container, more: Json) -> Json:
-    """A pod's spec. `more` has what is particular: restart policy, grace and the like."""
-    mounts = (*container.mounts, Mount("tmp", {"emptyDir": {}}, "/tmp", read_only=False))  # noqa: S108 - an emptyDir
+def spec(
+    platform: Platform, shape: profile.PodShape, container: Container, more: Json, beside: tuple[Container, ...] = ()
+) -> Json:
+    """A pod's spec. `more` has what is particular: restart policy, grace and the like. `beside`: further containers."""
+    # Each has a /tmp of its own.
+    each = [
+        (one, (*one.mounts, Mount(name, {"emptyDir": {}}, "/tmp", read_only=False)))  # noqa: S108 - an emptyDir
+        for one, name in [(container, "tmp"), *((other, f"tmp-{other.name}") for other in beside)]
+    ]
     made: Json = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -131,8 +137,8 @@ def spec(platform: Platform, shape: profile.PodShape, container: Container, more
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(platform, container, mounts)],
-        "volumes": _volumes(mounts),
+        "containers": [_container(platform, one, mounts) for one, mounts in each],
+        "volumes": _volumes(tuple(mount for _, mounts in each for mount in mounts)),
         **more,
     }
     optional: Json = {

@@ -14,6 +14,7 @@ import pydantic
 
 from topcoat.api import base_model as base_models
 from topcoat.api import dataset, finetunejob, lifecycle
+from topcoat.api import method as methods
 from topcoat.api import profile as profiles
 from topcoat.api import serving as servings
 from topcoat.plan import observed
@@ -40,7 +41,11 @@ def wish(job: finetunejob.FineTuneJob, seen: observed.Seen) -> Wish:
         message = f"the defaults of profile {found.metadata.name!r} do not fit at {field or 'spec'}; {remedy}"
         return Wish(job.spec, job.spec.base_model, refusal=Refusal(FORBIDS, message))
     model, digest = resolved(spec.base_model, found)
-    refusals = (*_unsupported(spec, model, seen.mode), *_forbidden(spec, model, found))
+    refusals = (
+        *_unsupported(spec, model, seen.mode),
+        *_forbidden(spec, model, found),
+        *_engine(spec, seen.mode, found),
+    )
     return Wish(
         spec=spec,
         base_model=model,
@@ -104,6 +109,33 @@ def _forbidden(
             yield Refusal(FORBIDS, message)
 
 
+def _engine(
+    spec: finetunejob.FineTuneJobSpec, mode: observed.Mode, found: profiles.FineTuneProfile
+) -> Iterator[Refusal]:
+    """What vLLM needs, and what it cannot serve beside what the API's own rules say."""
+    if mode is not observed.Mode.CLUSTER or spec.serving.engine is not servings.Engine.VLLM:
+        return
+    if found.spec.images.vllm is None:
+        yield Refusal(FORBIDS, f"{no_vllm(found)}, or set serving.engine to Transformers")
+    if spec.method.type is methods.MethodType.FULL and spec.serving.mode is not servings.Mode.NONE:
+        remedy = "set serving.engine to Transformers or method.type to LoRA"
+        yield Refusal(HERE, f"serving.engine VLLM serves LoRA versions only, and method.type is Full; {remedy}")
+
+
+def engine(spec: finetunejob.FineTuneJobSpec, found: profiles.FineTuneProfile | None) -> servings.Engine:
+    """What answers for a job. Auto, in job and profile: our own engine, which serves every kind of version."""
+    wanted = spec.serving.engine
+    if wanted is servings.Engine.AUTO and found is not None:
+        wanted = servings.Engine((found.spec.defaults.get("serving") or {}).get("engine", wanted))
+    return servings.Engine.TRANSFORMERS if wanted is servings.Engine.AUTO else wanted
+
+
+def no_vllm(found: profiles.FineTuneProfile) -> str:
+    """Why a profile's servers cannot be vLLM, and who can change it."""
+    name = found.metadata.name
+    return f"engine VLLM needs an image, and FineTuneProfile {name!r} names none; the platform team can set images.vllm"
+
+
 def _allowed(uri: str, found: profiles.FineTuneProfile) -> bool:
     return any(fnmatch.fnmatchcase(uri, pattern) for pattern in found.spec.allowed_model_uris)
 
@@ -164,8 +196,6 @@ def _not_in_cluster(spec: finetunejob.FineTuneJobSpec, uris: list[tuple[str, str
             yield Refusal(HERE, f"{field} {uri!r}: s3:// is not read yet; copy the files to a claim and use pvc://")
     if spec.retrain.schedule is not None:
         yield Refusal(HERE, "retrain.schedule is not carried out yet; change retrain.requestedAt from a CronJob")
-    if spec.serving.engine is servings.Engine.VLLM:
-        yield Refusal(HERE, "serving.engine VLLM is not carried out yet; use Auto or Transformers")
     if spec.tracking:
         remedy = "leave it out (metrics.jsonl beside a version has it)"
         yield Refusal(HERE, f"tracking: no tracker is connected yet; {remedy}")
@@ -195,6 +225,8 @@ def _left_out(spec: finetunejob.FineTuneJobSpec, mode: observed.Mode) -> Iterato
         yield "retrain.schedule is left out: local mode has no clock of its own; call `topcoat run` from cron"
     if spec.queue_name is not None:
         yield "queueName is left out: there is no queue on one machine"
+    if spec.serving.engine is servings.Engine.VLLM:
+        yield "serving.engine VLLM is left out: on one machine our own engine answers"
     if spec.serving.rollout.steps:
         yield "serving.rollout is left out: the alias moves at once"
     named = [spec.base_model.secret_ref, *(source.secret_ref for _, source in _sources(spec))]
