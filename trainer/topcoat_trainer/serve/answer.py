@@ -25,6 +25,10 @@ LEAST = -9999.0
 Labels = Sequence[Sequence[int]]
 
 
+class NotFinite(Exception):
+    """The version's numbers grew beyond all bounds for this text: whatever was drawn from them would be no answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Words:
     """Tokens as text, and those that end an answer."""
@@ -51,7 +55,7 @@ class Answers:
         row = self._computer.open(ask.key, ask.ids, more=ask.sampling.max_tokens, whole=ask.scored)
         try:
             scored: list[Token] = []
-            found = yield from self._scored(ask, row, scored) if ask.scored else _read(row)
+            found = yield from self._scored(ask, row, scored) if ask.scored else _sure(Want(row))
             if ask.sampling.max_tokens == 0:
                 yield Piece(prompt=tuple(scored), finish="length")
                 return
@@ -72,7 +76,7 @@ class Answers:
                 yield piece
                 return
             row.ids.append(token)
-            found = yield Want(row, said=piece)
+            found = yield from _sure(Want(row, said=piece))
 
     def _piece(self, ask: Ask, text: Text, made: tuple[int, torch.Tensor], *, last: bool) -> Piece:
         token, logits = made
@@ -91,7 +95,7 @@ class Answers:
         scored.append(Token(self._words.one(ask.ids[0]), None))
         place = 0
         while True:
-            found = yield Want(row, every=True)
+            found = yield from _sure(Want(row, every=True))
             following = ask.ids[place + 1 : place + 1 + len(found.logits)]
             scored.extend(self._tokens(found.logits[: len(following)], following, ask.sampling.top or 0))
             place += len(found.logits)
@@ -117,10 +121,10 @@ class Answers:
         """How likely each label is among the labels: the prompt is read once, the labels branch off from it."""
         row = self._computer.open(ask.key, ask.ids)
         try:
-            first = (yield from _read(row)).logits[-1].log_softmax(-1)
+            first = (yield from _sure(Want(row))).logits[-1].log_softmax(-1)
             scores = {label: float(first[ids[0]]) for label, ids in enumerate(labels)}
             for part in _parts(labels):
-                found = yield Want(row, branches=tuple(tuple(labels[label][:-1]) for label in part))
+                found = yield from _sure(Want(row, branches=tuple(tuple(labels[label][:-1]) for label in part)))
                 for label, rest in zip(part, _rests(found, [labels[label] for label in part]), strict=True):
                     scores[label] += rest
             shares = Choice(0, scores).probabilities()
@@ -134,10 +138,10 @@ class Answers:
             *head, last = probe.prompt_ids
             row = self._computer.open(key, head or [last])
             try:
-                found = yield from _read(row)
+                found = yield Want(row)
                 if head:
                     row.ids.append(last)
-                    found = yield from _read(row)
+                    found = yield Want(row)
             finally:
                 row.close()
             said = found.logits[-1].log_softmax(-1)[probe.token_ids].cpu()
@@ -145,8 +149,14 @@ class Answers:
             yield difference if math.isfinite(difference) else math.inf
 
 
-def _read(row: Row) -> Generator[Want, Found, Found]:
-    return (yield Want(row))
+def _sure(want: Want) -> Generator[Want, Found, Found]:
+    """What is found for a want; NotFinite where it is no distribution."""
+    found = yield want
+    # Of a line with infinity, or with what is not a number, that is the likeliest: one look tells.
+    lines = enumerate(found.likeliest)
+    if all(math.isfinite(found.logits[line, token].item()) for line, token in lines):
+        return found
+    raise NotFinite
 
 
 def _parts(labels: Labels) -> Iterator[list[int]]:
