@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,11 @@ import torch
 from tests.support import engines, tiny_models
 from tests.support.engines import Stand, ask, prompt
 from topcoat.api.report import Probe
-from topcoat_trainer import adapter, probe
+from topcoat_trainer import adapter, packed, probe
 from topcoat_trainer.evaluate import choice
+from topcoat_trainer.packed import PackedLinear
 from topcoat_trainer.serve.alone import Alone
+from topcoat_trainer.serve.answer import NotFinite
 from topcoat_trainer.serve.batch import Batch
 from topcoat_trainer.serve.engine import Ask, Piece
 from topcoat_trainer.serve.transformers_engine import TransformersEngine
@@ -204,6 +205,22 @@ def test_a_lora_costs_its_factors_and_a_full_tail_its_own_layers(tiny: Stand) ->
     engines.run(tiny, work)
 
 
+def test_the_base_and_full_tails_are_packed_and_what_dora_reads_is_not(tiny: Stand) -> None:
+    """DoRA's norms need the plain numbers of the modules that it changes; and only of those."""
+
+    async def work(engine: TransformersEngine) -> None:
+        batch: Any = engine._computer
+        linear = {name: part for name, part in batch._model.named_modules() if isinstance(part, torch.nn.Linear)}
+        plain = {name for name, part in linear.items() if not isinstance(part, PackedLinear)}
+        dora = {name for name, touched in batch._touched.items() if "v5" in touched._own}
+        assert dora
+        assert plain == dora
+        tails = [touched._own["v3"] for touched in batch._touched.values() if "v3" in touched._own]
+        assert {type(part) for part in tails if isinstance(part, torch.nn.Linear)} == {PackedLinear}
+
+    engines.run(tiny, work)
+
+
 def test_what_one_version_breaks_stays_with_it(tmp_path: Path) -> None:
     """A version that computes infinities may answer nonsense, and only itself."""
     stand = engines.stand(tmp_path)
@@ -214,6 +231,7 @@ def test_what_one_version_breaks_stays_with_it(tmp_path: Path) -> None:
         for touched in batch._touched.values():
             for key, own in touched._own.items():
                 if key == "v4":
+                    packed.unpack(own)
                     for parameter in own.parameters():
                         parameter.data.fill_(torch.inf)
             for key, first, end in touched._spans:
@@ -221,10 +239,10 @@ def test_what_one_version_breaks_stays_with_it(tmp_path: Path) -> None:
                     touched._down[first:end] = torch.inf
         broken = [ask(key, prompt(0, 20), 3, top=None) for key in ("v2", "v4", "v2", "v4")]
         for _ in range(3):
-            with contextlib.suppress(Exception):
-                await together(engine, broken)
-            found = await together(engine, [*asks, *broken])
+            answers = (engines.answer(engine, one) for one in [*asks, *broken])
+            found: list[Any] = await asyncio.gather(*answers, return_exceptions=True)
             for asked, pieces in zip(asks, found[: len(asks)], strict=True):
                 check(stand, asked, pieces)
+            assert {type(error) for error in found[len(asks) :]} == {NotFinite}
 
     engines.run(stand, work)

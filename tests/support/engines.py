@@ -98,11 +98,13 @@ def said(pieces: Sequence[Piece]) -> list[str]:
 def tensor_bytes() -> int:
     """Bytes of all tensors that are alive, each storage once."""
     gc.collect()
-    found = {
-        thing.untyped_storage().data_ptr(): thing.untyped_storage().nbytes()
-        for thing in gc.get_objects()
-        if type(thing) in (torch.Tensor, torch.nn.Parameter) and thing.device.type == "cpu"
-    }
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
+    found = {}
+    for tensor in tensors:
+        if tensor.is_mkldnn:
+            found[id(tensor)] = tensor.numel() * tensor.element_size()
+        elif tensor.device.type == "cpu":
+            found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     return sum(found.values())
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from topcoat_trainer.model import BaseModel
-from topcoat_trainer.serve import attention, head, kept, tuned
+from topcoat_trainer.serve import attention, kept, tuned
 from topcoat_trainer.serve.attention import Branches, Reading, Run, Single, Step
 from topcoat_trainer.serve.kept import PAGE_TOKENS, Kept, Side
 from topcoat_trainer.serve.misfit import Build
@@ -106,7 +106,6 @@ class Batch:
         self._base = base
         self._model: Any = base.model
         self._config = base.model.config.get_text_config()
-        head.turn(base.model)
         self._build = build
         self._limits = limits
         self._touched: dict[str, Touched] = {}

@@ -45,12 +45,15 @@ class Touched:
     def __init__(self, module: nn.Module, dims: Dims) -> None:
         self._module = module
         self._dims = dims
-        self._plain = plain_forward(module)
         self._pairs: dict[str, Pair] = {}
         self._own: dict[str, nn.Module] = {}
         self._spans: Spans = ()
         self._down = torch.empty(0)
         self._up = torch.empty(0)
+
+    @property
+    def _plain(self) -> Any:
+        return plain_forward(self._module)
 
     def add_pair(self, key: str, pair: Pair) -> None:
         self._pairs[key] = pair

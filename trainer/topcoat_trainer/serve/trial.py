@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from topcoat_trainer import devices
+from topcoat_trainer import devices, packed
 from topcoat_trainer.devices import Device
 from topcoat_trainer.evaluate import prompt
 from topcoat_trainer.model import BaseModel
@@ -42,6 +42,7 @@ def computer(base: BaseModel, device: Device, slots: int, kv_bytes: int | None =
         build = misfit.build(base.model)
         tried = Batch(base, build, Limits(len(TRIAL_LENGTHS), 24, 1 << 40))
         _compare(base, tried)
+        packed.pack_all(base.model)
         return Batch(base, build, limits(base, build, device, (slots, kv_bytes)))
     except Exception as error:  # noqa: BLE001 (a family that fails here is served all the same, in turns)
         reason = str(error) if isinstance(error, Misfit) else f"the trial failed with {type(error).__name__}"

@@ -15,8 +15,9 @@ import torch
 from peft.tuners.lora import Linear
 from torch import nn
 
-from topcoat_trainer import adapter, adapter_file
+from topcoat_trainer import adapter, adapter_file, packed
 from topcoat_trainer.model import BaseModel
+from topcoat_trainer.packed import PackedLinear
 from topcoat_trainer.serve.touched import Pair
 
 
@@ -45,7 +46,9 @@ def tuned(base: BaseModel, folder: Path) -> Tuned:
             else:
                 found.modules[name] = layer
     for module in found.modules.values():
-        # PEFT's layer calls the base's module, which must then compute these tokens only, and as the base.
+        # PEFT's layer reads the base's weights, and calls its module, which must then compute these tokens only, and
+        # as the base.
+        packed.unpack(module.get_submodule("base_layer"))
         module.register_module("base_layer", _twin(module.get_submodule("base_layer")))
     return found
 
@@ -69,6 +72,9 @@ def _modules(base: BaseModel, folder: Path) -> dict[str, nn.Module]:
             found[place] = _twin(base.model.get_submodule(place))
         plain = found[place].get_parameter(last)
         found[place].register_parameter(last, nn.Parameter(tensor.to(plain.device, plain.dtype), requires_grad=False))
+    for place, module in found.items():
+        if isinstance(base.model.get_submodule(place), PackedLinear):
+            packed.pack(module)
     return found
 
 
@@ -78,4 +84,5 @@ def _twin(module: nn.Module) -> nn.Module:
     inside = vars(twin)
     inside["_parameters"] = dict(inside["_parameters"])
     inside.pop("forward", None)
+    packed.unpack(twin)
     return twin
