@@ -234,9 +234,9 @@ def test_what_one_version_breaks_stays_with_it(tmp_path: Path) -> None:
                     packed.unpack(own)
                     for parameter in own.parameters():
                         parameter.data.fill_(torch.inf)
-            for key, first, end in touched._spans:
-                if key == "v2":
-                    touched._down[first:end] = torch.inf
+            for stack in touched._stacks:
+                if "v2" in stack.keys:
+                    stack.down[stack.keys.index("v2")] = torch.inf
         broken = [ask(key, prompt(0, 20), 3, top=None) for key in ("v2", "v4", "v2", "v4")]
         for _ in range(3):
             answers = (engines.answer(engine, one) for one in [*asks, *broken])

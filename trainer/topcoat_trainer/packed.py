@@ -6,17 +6,21 @@ sums, rounded elsewhere. For inference only. https://uxlfoundation.github.io/one
 
 from __future__ import annotations
 
+import ctypes
 import logging
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import nn
 
-LARGEST_TOKENS, SMALLEST_TOKENS = 256, 16
-"""A product is cut into powers of two in between, and its rest filled up to one: every new number of tokens costs
-0.7 MB of code, made at its first use, and oneDNN keeps it."""
+SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
+"""Tokens in one product; what is left over is filled up. A second product would read all weights once more, which costs
+as much as 40 tokens; and every new size costs code, made at its first use, which oneDNN keeps (4 MB for a model)."""
+BLOCK = 16
+"""Tokens that the layout is chosen for."""
 TOLERANCE = 1e-4
 """Of a sum's size; wrong weights differ by all of it."""
 log = logging.getLogger(__name__)
@@ -30,38 +34,22 @@ class PackedLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 (nn.Linear's name)
         lines = input.reshape(-1, self.in_features)
-        tokens = len(lines)
-        if tokens in _WHOLE:
+        if len(lines) <= SIZES[-1]:
             out = self._product(lines)
         else:
-            out = lines.new_empty(tokens, self.out_features)
-            for start, stop in _cuts(tokens):
-                out[start:stop] = self._product(lines[start:stop])
+            out = lines.new_empty(len(lines), self.out_features)
+            for start in range(0, len(lines), SIZES[-1]):
+                part = slice(start, start + SIZES[-1])
+                out[part] = self._product(lines[part])
         return out.view(*input.shape[:-1], self.out_features)
 
     def _product(self, lines: torch.Tensor) -> torch.Tensor:
         tokens = len(lines)
-        if tokens not in _WHOLE:
-            lines = nn.functional.pad(lines, (0, 0, 0, _filled(tokens) - tokens))
+        size = SIZES[bisect_left(SIZES, tokens)]
+        if size != tokens:
+            lines = nn.functional.pad(lines, (0, 0, 0, size - tokens))
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(lines, self.packed, self.bias, "none", [], "")  # noqa: SLF001
         return product[:tokens]
-
-
-_WHOLE = frozenset(1 << power for power in range(LARGEST_TOKENS.bit_length()))
-
-
-def _filled(tokens: int) -> int:
-    return 1 << (tokens - 1).bit_length()
-
-
-def _cuts(tokens: int) -> Iterator[tuple[int, int]]:
-    """The largest powers of two one after the other, and what is left."""
-    start = 0
-    while (left := tokens - start) > 0:
-        size = min(LARGEST_TOKENS, 1 << (left.bit_length() - 1))
-        size = size if size >= SMALLEST_TOKENS else left
-        yield start, start + size
-        start += size
 
 
 def pack_all(model: nn.Module) -> int:
@@ -76,6 +64,7 @@ def pack_all(model: nn.Module) -> int:
             for done in plain[:number]:
                 unpack(done)
             return 0
+    _return_freed()
     return len(plain)
 
 
@@ -91,7 +80,7 @@ def pack(module: Any, *, shared: bool = False) -> bool:
     """Packs a layer in its place, once it was tried. `shared`: others need its plain weight, too."""
     weight = module.weight
     try:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), SMALLEST_TOKENS)  # noqa: SLF001
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), BLOCK)  # noqa: SLF001
         module.packed, module.shared, module.__class__ = packed, shared, PackedLinear
         right = _agrees(module, weight)
     except (AttributeError, RuntimeError) as error:  # torch says nothing of these two operators' future
@@ -128,3 +117,9 @@ def _plain_again(module: Any) -> None:
     for name in ("packed", "shared"):
         vars(module).pop(name, None)
     module.__class__ = nn.Linear
+
+
+def _return_freed() -> None:
+    """The plain weights' memory goes back to the machine: glibc would keep it, 400 MB for a 135M model."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

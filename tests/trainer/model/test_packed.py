@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from topcoat_trainer import packed
-from topcoat_trainer.packed import LARGEST_TOKENS, PackedLinear
+from topcoat_trainer.packed import SIZES, PackedLinear
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 WIDTHS = [(64, 64), (576, 192), (100, 7), (1, 3)]
@@ -29,7 +29,7 @@ def test_it_computes_as_before_for_any_number_of_tokens(inputs: int, outputs: in
     assert packed.pack(made)
     assert isinstance(made, PackedLinear)
     with torch.inference_mode():
-        for tokens in [*range(1, 70), LARGEST_TOKENS - 1, LARGEST_TOKENS, LARGEST_TOKENS + 1, 3 * LARGEST_TOKENS + 23]:
+        for tokens in [*range(1, 70), *SIZES, SIZES[-1] + 1, 3 * SIZES[-1] + 23]:
             lines = torch.randn(tokens, inputs)
             torch.testing.assert_close(made(lines), plain(lines), atol=1e-5, rtol=1e-5)
         for shape in [(2, 3, inputs), (1, 1, 40, inputs), (inputs,)]:

@@ -13,8 +13,8 @@ import torch
 
 MANY_TOKENS = 16
 """From here on a version's share of a step is worth a product of its own."""
-Spans = tuple[tuple[str, int, int], ...]
-"""Where in a module's stacked LoRA each version lies, in order."""
+MOST_IDLE = 0.5
+"""Of a stack: where more of its versions have no token, the others are picked out, which copies them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,26 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One low-rank product for some tokens. `lines`: which of the stack. `foreign`: what is not a token's own."""
+    """One version's tokens by themselves. `place`: the version's number in the stack."""
 
+    place: int
     tokens: slice
-    lines: slice | torch.Tensor
-    foreign: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A few tokens each of several versions: one line of `width` cells for each version, so that one call computes all.
+
+    `places`: the versions' numbers in the stack; None: all of it, in order. `read`: the token that each cell computes;
+    a cell that is left over takes the step's first token, and nobody looks at it. `tokens` and `cells`: where the
+    results go, and where they come from.
+    """
+
+    places: torch.Tensor | None
+    width: int
+    read: torch.Tensor
+    tokens: torch.Tensor
+    cells: torch.Tensor
 
 
 @dataclass(eq=False, slots=True)
@@ -46,7 +61,7 @@ class Table:
     stretches: Sequence[Stretch]
     device: torch.device
     keys: frozenset[str | None] = field(init=False)
-    _products: dict[Spans, list[Product]] = field(default_factory=dict)
+    _products: dict[tuple[str, ...], list[Product | Grid]] = field(default_factory=dict)
     _segments: dict[frozenset[str], list[Stretch]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -65,36 +80,35 @@ class Table:
             self._segments[own] = found
         return self._segments[own]
 
-    def products(self, spans: Spans) -> list[Product]:
-        """The fewest low-rank products that give every token its own version's share, and nothing of another's."""
-        if spans not in self._products:
-            places = {key: (start, stop) for key, start, stop in spans}
-            touched = [stretch for stretch in self.stretches if stretch.key in places]
-            few = [stretch for stretch in touched if stretch.tokens < MANY_TOKENS]
+    def products(self, stack: tuple[str, ...]) -> list[Product | Grid]:
+        """The fewest low-rank products that give every token the share of its own version, out of these versions."""
+        if stack not in self._products:
+            places = {key: place for place, key in enumerate(stack)}
+            touched = [(places[str(stretch.key)], stretch) for stretch in self.stretches if stretch.key in places]
+            few = {place: stretch for place, stretch in touched if stretch.tokens < MANY_TOKENS}
             if len(few) < 2:
-                few = []
-            found = [
-                Product(slice(stretch.start, stretch.stop), slice(*places[str(stretch.key)]))
-                for stretch in touched
-                if stretch not in few
+                few = {}
+            found: list[Product | Grid] = [
+                Product(place, slice(stretch.start, stretch.stop)) for place, stretch in touched if place not in few
             ]
-            self._products[spans] = found + ([self._mixed(few, spans)] if few else [])
-        return self._products[spans]
+            self._products[stack] = found + ([self._grid(few, len(stack))] if few else [])
+        return self._products[stack]
 
-    def _mixed(self, few: Sequence[Stretch], spans: Spans) -> Product:
-        """One product for tokens of several versions. Another's lines are struck out, so it does not matter what
-        they hold.
-        """
-        start, stop = few[0].start, few[-1].stop
-        wanted = {stretch.key for stretch in few}
-        chosen = [span for span in spans if span[0] in wanted]
-        number = {key: index for index, (key, _, _) in enumerate(chosen)}
-        owners = torch.tensor([number[key] for key, first, end in chosen for _ in range(end - first)])
-        tokens = torch.full((stop - start,), -1)
-        for stretch in few:
-            tokens[stretch.start - start : stretch.stop - start] = number[str(stretch.key)]
-        foreign = (tokens[:, None] != owners[None, :]).to(self.device)
-        if len(chosen) == len(spans):
-            return Product(slice(start, stop), slice(0, len(owners)), foreign)
-        lines = torch.tensor([line for _, first, end in chosen for line in range(first, end)], device=self.device)
-        return Product(slice(start, stop), lines, foreign)
+    def _grid(self, few: dict[int, Stretch], versions: int) -> Grid:
+        width = max(stretch.tokens for stretch in few.values())
+        everyone = len(few) >= MOST_IDLE * versions
+        places = list(range(versions)) if everyone else sorted(few)
+        read = torch.zeros(len(places), width, dtype=torch.long)
+        tokens: list[int] = []
+        cells: list[int] = []
+        for line, place in enumerate(places):
+            if place in few:
+                own = range(few[place].start, few[place].stop)
+                read[line, : len(own)] = torch.tensor(own)
+                tokens.extend(own)
+                cells.extend(range(line * width, line * width + len(own)))
+        made = (read.view(-1), torch.tensor(tokens), torch.tensor(cells))
+        return Grid(None if everyone else self._there(torch.tensor(places)), width, *map(self._there, made))
+
+    def _there(self, numbers: torch.Tensor) -> torch.Tensor:
+        return numbers.to(self.device)

@@ -14,15 +14,8 @@ import torch
 from torch import nn
 
 from topcoat_trainer.serve import attention
-from topcoat_trainer.serve.table import Spans, Table
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A LoRA: inputs to rank, rank to outputs, scaling included."""
-
-    down: torch.Tensor
-    up: torch.Tensor
+from topcoat_trainer.serve.stack import Pair, Stack, stacks
+from topcoat_trainer.serve.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +40,7 @@ class Touched:
         self._dims = dims
         self._pairs: dict[str, Pair] = {}
         self._own: dict[str, nn.Module] = {}
-        self._spans: Spans = ()
-        self._down = torch.empty(0)
-        self._up = torch.empty(0)
+        self._stacks: list[Stack] = []
 
     @property
     def _plain(self) -> Any:
@@ -71,20 +62,11 @@ class Touched:
             vars(self._module).pop("forward", None)
 
     def _stack(self) -> None:
-        """All versions' pairs below each other, so that one product serves many; each keeps only a view of it."""
-        spans, line = [], 0
-        for key, pair in self._pairs.items():
-            spans.append((key, line, line + len(pair.down)))
-            line += len(pair.down)
-        self._spans = tuple(spans)
-        if not spans:
-            self._down = self._up = torch.empty(0)
-            return
-        self._down = torch.cat([pair.down for pair in self._pairs.values()])
-        self._up = torch.cat([pair.up for pair in self._pairs.values()])
-        for key, first, end in spans:
-            self._pairs[key] = Pair(self._down[first:end], self._up[first:end])
-        self._module.forward = self
+        """All versions' pairs are stacked anew; each keeps only a view."""
+        self._stacks = stacks(self._pairs)
+        self._pairs = {key: stack.pair(place) for stack in self._stacks for place, key in enumerate(stack.keys)}
+        if self._stacks:
+            self._module.forward = self
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         table = attention.table_or_none()
@@ -93,20 +75,10 @@ class Touched:
         own = self._own.keys() & table.keys
         result = self._split(table, frozenset(own), arguments, named) if own else self._plain(*arguments, **named)
         if not self._pairs.keys().isdisjoint(table.keys):
-            self._low_rank(table, arguments[0], result)
+            inputs, outputs = arguments[0], result
+            for stack in self._stacks:
+                stack.add(table, inputs.reshape(-1, inputs.shape[-1]), outputs.view(-1, outputs.shape[-1]))
         return result
-
-    def _low_rank(self, table: Table, inputs: torch.Tensor, result: torch.Tensor) -> None:
-        lines, outputs = inputs.reshape(-1, inputs.shape[-1]), result.view(-1, result.shape[-1])
-        for product in table.products(self._spans):
-            inner = lines[product.tokens].to(self._down.dtype) @ self._down[product.lines].t()
-            if product.foreign is not None:
-                inner = inner.masked_fill_(product.foreign, 0)
-            target, up = outputs[product.tokens], self._up[product.lines]
-            if target.dtype == up.dtype:
-                target.addmm_(inner, up)
-            else:
-                target.copy_(target + inner @ up)
 
     def _split(
         self, table: Table, own: frozenset[str], arguments: Sequence[Any], named: dict[str, Any]

@@ -18,7 +18,7 @@ from torch import nn
 from topcoat_trainer import adapter, adapter_file, packed
 from topcoat_trainer.model import BaseModel
 from topcoat_trainer.packed import PackedLinear
-from topcoat_trainer.serve.touched import Pair
+from topcoat_trainer.serve.stack import Pair
 
 
 @dataclass(slots=True)
