@@ -18,8 +18,9 @@ from benchmarks.serving import table
 from benchmarks.serving.figures import Figures, median
 from benchmarks.serving.load import LOADS
 
-NOTES = """Answers per second count tokens made, not read. Every prompt has 100 tokens, an answer 32 on average. PEFT
-computes fixed batches of 16 up to their longest answer; ours and transformers' take the next request when one ends.
+NOTES = """Tokens per second count tokens made, not read. Tokens of a prompt, of its version's own system prompt in it,
+and of an answer: claims 62, 52, 3; office 100, 72, 8 to 56; even 100, 0, 32. PEFT computes fixed batches of 16 up to
+their longest answer; ours and transformers' take the next request when one ends.
 Memory is the process's own, all versions loaded, keys and values included. No HTTP anywhere."""
 
 
