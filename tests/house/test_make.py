@@ -65,6 +65,26 @@ def test_plain_make_prints_every_target_and_does_nothing() -> None:
     assert all(re.search(rf"^  make {name} +\S", said, re.MULTILINE) for name in PROMISED)
 
 
+def forgotten(root: Path) -> tuple[list[str], int]:
+    """Files of pins that `make pins` does not write."""
+    recipe = re.search(r"^pins:.*\n((?:\t.*\n)+)", (root / "Makefile").read_text(), re.MULTILINE)
+    words = set(re.findall(r"[\w-]+", recipe[1] if recipe else ""))
+    names = sorted(path.stem for path in (root / "constraints").glob("*.txt"))
+    return [name for name in names if name not in words], len(names)
+
+
+def test_make_pins_renews_every_file_of_pins() -> None:
+    problems, checked = forgotten(tree.ROOT)
+    assert not problems
+    assert checked >= 9
+
+
+def test_a_file_of_pins_that_nothing_renews_is_caught(tmp_path: Path) -> None:
+    text = "pins: ## Renew\n\t@uv constraints/a.in --output-file constraints/a.txt\n\nclean:\n\t@rm b\n"
+    made = tree.plant(tmp_path, {"Makefile": text, "constraints/a.txt": "", "constraints/b.txt": ""})
+    assert forgotten(made) == (["b"], 2)
+
+
 def test_every_package_is_pinned_with_its_hash() -> None:
     problems, checked = unpinned(tree.ROOT)
     assert not problems

@@ -86,6 +86,7 @@ def environment() -> list[Json]:
     own = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
         "VLLM_CACHE_ROOT": "/tmp/vllm",  # noqa: S108 - an emptyDir
         "XDG_CACHE_HOME": "/tmp/cache",  # noqa: S108 - an emptyDir
         "TRITON_CACHE_DIR": "/tmp/triton",  # noqa: S108 - an emptyDir

@@ -259,6 +259,11 @@ class Agent:
         record = self._records.get(tag)
         return record is not None and record.state == "Proved"
 
+    def coming(self, model: str) -> bool:
+        """Whether a version of this name is wanted, and neither proved nor refused yet."""
+        found = [self._records.get(tag) for tag in self._hands.table.wanted() if tag.name == model]
+        return any(record is None or record.state == "Loading" for record in found)
+
     def record(self, tag: Tag) -> Record:
         return self._records[tag]
 

@@ -35,6 +35,8 @@ from topcoat_trainer.serve.visit import Visit, explained
 
 LEAST = -9999.0
 MODELS = "/v1/models/"
+BLAMELESS = ("stopping", "loading")
+"""Errors that say nothing of the version that was asked for."""
 # A longer body takes more than some milliseconds to read.
 SHORT_BYTES = 32 * 1024
 Pieces = AsyncGenerator[tuple[int, Piece], None]
@@ -140,7 +142,7 @@ class Clients:
             return Response(status_code=499)
         except Exception as error:  # noqa: BLE001 (a client is always answered in OpenAI's shape)
             said = explained(error, visit.id)
-            visit.finish(said.status, fault=said.code not in ("stopping", "loading"))
+            visit.finish(said.status, fault=said.code not in BLAMELESS)
             return envelope.refusal(said, visit.headers)
 
     async def _answered(self, request: Request, visit: Visit, plan: Plan, shape: type[Any]) -> Response:
@@ -179,10 +181,12 @@ class Clients:
                 raise _denied()
             tag = parts.table.route(asked.model, person, parts.agent.proved)
         except Unknown:
-            raise _unknown() from None
+            raise (_not_yet() if parts.agent.coming(asked.model) else _unknown()) from None
         except NotYet:
             raise _not_yet() from None
         if tag is None and (why := parts.engine.without_base()):
+            if not parts.agent.complete:  # the versions beside which the base is proved are being loaded
+                raise _not_yet()
             raise ApiError(404, f"the base model is not served here: {why}", "model_not_found", "model")
         if tag is not None and not parts.agent.proved(tag):  # the engine has lost what it held
             raise _not_yet()
@@ -285,7 +289,7 @@ async def _first(pieces: Pieces) -> tuple[int, Piece]:
 
 
 async def _events(shape: Any, first: tuple[int, Piece], pieces: Pieces, visit: Visit) -> AsyncGenerator[bytes, None]:
-    code = 499
+    code, fault = 499, True
     try:
         async with aclosing(pieces):
             for chunk in shape.chunks(*first):
@@ -299,11 +303,11 @@ async def _events(shape: Any, first: tuple[int, Piece], pieces: Pieces, visit: V
         yield b"data: [DONE]\n\n"
     except Exception as error:  # noqa: BLE001 (the head is sent: the error is an event)
         said = explained(error, visit.id)
-        code = said.status
+        code, fault = said.status, said.code not in BLAMELESS
         yield _event(said.body())
         yield b"data: [DONE]\n\n"
     finally:
-        visit.finish(code)
+        visit.finish(code, fault=fault)
 
 
 def _event(chunk: dict[str, Any]) -> bytes:

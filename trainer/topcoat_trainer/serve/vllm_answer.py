@@ -6,7 +6,6 @@ Text is made here, by the same rules as our own engine's; vLLM computes tokens. 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -16,7 +15,7 @@ from topcoat_trainer.evaluate.choice import Choice
 from topcoat_trainer.serve.answer import Words
 from topcoat_trainer.serve.engine import Ask, Piece, Token
 from topcoat_trainer.serve.text import Text
-from topcoat_trainer.serve.vllm_http import VLLM, Json, asked, numbers
+from topcoat_trainer.serve.vllm_http import VLLM, Json, asked, largest, numbers
 
 AT_ONCE = 32
 MOST_TOKENS = 128
@@ -40,7 +39,7 @@ class VLLMAnswers:
             yield Piece(prompt=scored, finish="length")
             return
         text, count = Text(self._words.many, ask.sampling.stop), 0
-        stream = self._http.stream(_question(name, ask))
+        stream = self._http.stream(self._question(name, ask))
         async with aclosing(stream):
             async for choice in stream:
                 for place, token in enumerate(choice.get("token_ids") or ()):
@@ -49,6 +48,16 @@ class VLLMAnswers:
                     yield replace(piece, prompt=scored) if count == 1 else piece
                     if piece.finish:
                         return
+
+    def _question(self, name: str, ask: Ask) -> Json:
+        wanted = ask.sampling
+        body = {
+            **asked(name, ask.ids), "max_tokens": wanted.max_tokens, "temperature": wanted.temperature,
+            "top_p": wanted.top_p, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
+            "stop_token_ids": sorted(self._words.ends),
+        }  # fmt: skip
+        more = {"seed": wanted.seed, "logprobs": wanted.top}
+        return body | {field: value for field, value in more.items() if value is not None}
 
     def _piece(self, text: Text, token: int, tokens: tuple[Token, ...], *, last: bool) -> Piece:
         ended = token in self._words.ends
@@ -106,21 +115,9 @@ class VLLMAnswers:
 
     async def difference(self, name: str, probes: Sequence[Probe]) -> float:
         """The largest from what was sealed."""
-        found = await asyncio.gather(*(self._probed(name, probe) for probe in probes))
-        # max() would overlook what is not a number.
-        return max(found, default=0.0) if all(map(math.isfinite, found)) else math.inf
+        return largest(await asyncio.gather(*(self._probed(name, probe) for probe in probes)))
 
     async def _probed(self, name: str, probe: Probe) -> float:
         async with self._gate:
             said = await self._http.likelihoods(name, tuple(probe.prompt_ids), probe.token_ids)
-        return max(abs(one - other) for one, other in zip(said, probe.log_probabilities, strict=True))
-
-
-def _question(name: str, ask: Ask) -> Json:
-    wanted = ask.sampling
-    body = {
-        **asked(name, ask.ids), "max_tokens": wanted.max_tokens, "temperature": wanted.temperature,
-        "top_p": wanted.top_p, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
-    }  # fmt: skip
-    more = {"seed": wanted.seed, "logprobs": wanted.top}
-    return body | {field: value for field, value in more.items() if value is not None}
+        return largest(abs(one - other) for one, other in zip(said, probe.log_probabilities, strict=True))

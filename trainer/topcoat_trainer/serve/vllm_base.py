@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import shutil
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
@@ -19,7 +20,7 @@ import torch
 
 from topcoat_trainer import adapter_file
 from topcoat_trainer.serve.engine import EngineLost
-from topcoat_trainer.serve.vllm_http import VLLM, Refused, asked, numbers
+from topcoat_trainer.serve.vllm_http import VLLM, Refused, asked, largest, numbers
 
 NOT_YET = "it is answered for once a version is loaded beside which that is proved"
 LIKELIEST = 5
@@ -43,6 +44,7 @@ class Base:
         self._prompts: list[tuple[int, ...]] = []
         self.name = ""
         """The version that changes nothing; empty: there is none yet."""
+        self._wrong = False
         self.problem = NOT_YET
         """Why the base is not answered for; empty: it is."""
 
@@ -59,15 +61,16 @@ class Base:
 
     async def prove(self, beside: str) -> None:
         """Compares the base among a version's requests with the base alone. What was once wrong stays refused."""
-        if self.problem not in ("", NOT_YET):
+        if self._wrong:
             return
         try:
             difference = await self._beside(beside)
         except (Refused, TimeoutError) as error:
             self.problem = f"it could not be compared with itself alone ({type(error).__name__})"
         else:
+            self._wrong = difference > self._near
             wrong = f"beside a version it differs from itself alone by {difference:.3g}, allowed is {self._near:g}"
-            self.problem = "" if difference <= self._near else wrong
+            self.problem = wrong if self._wrong else ""
         if self.problem:
             log.error("the base model is not answered for: %s", self.problem)
 
@@ -108,10 +111,9 @@ def _difference(alone: Answer, beside: Answer) -> float:
     """Up to the first token that differs; that one still counts, by the tokens that both name."""
     worst = 0.0
     for (token, left), (other, right) in zip(alone, beside, strict=True):
-        shared = left.keys() & right.keys()
-        worst = max([worst, *(abs(left[one] - right[one]) for one in shared)])
-        if token != other:
-            return worst if token in right else float("inf")
+        worst = largest([worst, *(abs(left[one] - right[one]) for one in left.keys() & right.keys())])
+        if token != other or worst == math.inf:
+            return worst if token in right else math.inf
     return worst
 
 

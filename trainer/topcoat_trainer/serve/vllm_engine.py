@@ -10,8 +10,8 @@ import asyncio
 import logging
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from topcoat_trainer.serve.vllm_base import Base
 from topcoat_trainer.serve.vllm_http import VLLM, Away, Json, Refused
 
 LOOK_SECONDS = 1.0
+AGAIN_SECONDS = 0.1
+PAUSE_SECONDS = 3.0
 PATIENCE = 6
 """Looks in a row that may time out: a busy vLLM is no dead one."""
 SAY_SECONDS = 60
@@ -80,13 +82,24 @@ class VLLMEngine:
             raise UserInputError("no vLLM is named", where="vllm")
         base = await asyncio.to_thread(_outline, facts, told.vllm.precision)
         ends = generate.end_tokens(base.model, base.tokenizer, *end_ids)
-        known = Told(told.vllm, told.base_model_id, told.max_running, ends)
+        # vLLM refuses a request that names a token which the model cannot say.
+        possible = frozenset(token for token in ends if token < facts.vocabulary_size)
+        known = Told(told.vllm, told.base_model_id, told.max_running, possible)
         engine = cls(known, base, VLLM(told.vllm.url, told.request_seconds))
-        await engine._begin()
+        await engine._begun()
         engine._watching = asyncio.create_task(engine._watch())
         return engine
 
     # --- vLLM's life
+
+    async def _begun(self) -> None:
+        """Begins until nothing comes between. BaseModelError where it is another vLLM than ours."""
+        while not self._up.is_set():
+            try:
+                await self._begin()
+            except (Away, Refused, TimeoutError) as error:
+                log.warning("vLLM cannot be used yet (%s)", error)
+                await asyncio.sleep(PAUSE_SECONDS)
 
     async def _begin(self) -> None:
         """Waits until vLLM is there, empties it, and listens to the base model alone."""
@@ -138,13 +151,10 @@ class VLLMEngine:
         while True:
             self._look.clear()
             try:
-                await self._http.healthy()
-                missed, same = 0, await self._http.boot() == self._boot
+                missed, same = 0, await self._same()
             except TimeoutError:
                 missed += 1
                 same = missed < PATIENCE
-            except (Away, Refused):
-                same = False
             if not same:
                 await self._again()
             try:
@@ -152,16 +162,26 @@ class VLLMEngine:
             except TimeoutError:
                 continue
 
+    async def _same(self) -> bool:
+        """Whether it is there, and the process that it was. One connection may break; two in a row tell of more."""
+        for pause in (AGAIN_SECONDS, 0.0):
+            try:
+                await self._http.healthy()
+                return await self._http.boot() == self._boot
+            except Away:
+                await asyncio.sleep(pause)
+            except Refused:
+                break
+        return False
+
     async def _again(self) -> None:
         self._lose()
         while not self._up.is_set():
             try:
-                await self._begin()
+                await self._begun()
             except TrainerError as error:
                 log.error("vLLM cannot be used: %s", error)  # noqa: TRY400 (its words are enough)
                 await asyncio.sleep(SAY_SECONDS)
-            except (Away, Refused, TimeoutError):
-                await asyncio.sleep(LOOK_SECONDS)
 
     def _lose(self) -> None:
         log.error("vLLM is away or has begun anew; all that was loaded is lost")
@@ -191,21 +211,24 @@ class VLLMEngine:
 
     async def load(self, key: str, folder: Path) -> None:
         await self._up.wait()
+        boot = self._boot
         if key in self._names:
             raise ValueError(f"{key} is loaded already, and a version is never loaded over another")
         await asyncio.to_thread(_fits, folder)
-        name = f"{key}-{secrets.token_hex(4)}"
+        # Known from here on, so that whatever goes wrong, `unload` clears it away.
+        name = self._names[key] = f"{key}-{secrets.token_hex(4)}"
         await asyncio.to_thread(self._copied, folder, name)
-        boot = self._boot
         try:
             await self._http.load(name, str(self._folder / name))
         except Refused as refused:
-            await asyncio.to_thread(shutil.rmtree, self._folder / name, ignore_errors=True)
+            self._check_life(boot)
             raise UserInputError(f"vLLM does not load it: {refused}", where=str(folder)) from None
+        self._check_life(boot)
+        await self._with_base(name)
+
+    def _check_life(self, boot: str) -> None:
         if boot != self._boot or not self._up.is_set():
             raise EngineLost("vLLM began anew while a version was being loaded")
-        self._names[key] = name
-        await self._with_base(name)
 
     def _copied(self, folder: Path, name: str) -> None:
         """For vLLM to read, now and whenever it has put the version aside: until it is unloaded."""
@@ -216,14 +239,15 @@ class VLLMEngine:
 
     async def _with_base(self, name: str) -> None:
         """The base is proved beside each version again."""
-        if not self._beside.name:
+        beside = self._beside  # of this life of vLLM's; the next one has its own
+        if not beside.name:
             nothing = f"base-{secrets.token_hex(4)}"
             try:
-                await self._beside.enter(nothing, self._folder / nothing, self._folder / name)
+                await beside.enter(nothing, self._folder / nothing, self._folder / name)
             except (Refused, TimeoutError, OSError) as error:
                 log.warning("the base model gets no place beside versions (%s)", type(error).__name__)
                 return
-        await self._beside.prove(name)
+        await beside.prove(name)
 
     async def unload(self, key: str) -> None:
         name = self._names.pop(key, None)
@@ -251,20 +275,10 @@ class VLLMEngine:
         except KeyError:
             raise EngineLost("the version is not loaded now") from None
 
-    def _missed(self, refused: Refused) -> Exception:
-        """A version that vLLM does not know any more tells that it is another process than before."""
-        if refused.status == 404:
-            self._boot = "?"
-            self._look.set()
-            return EngineLost("vLLM does not know the version any more")
-        if refused.status == 400:
-            return CannotAnswer("the engine cannot take this request: it may be one token too long")
-        return RuntimeError(f"vLLM answered with status {refused.status}")
-
     async def generate(self, ask: Ask) -> AsyncGenerator[Piece, None]:
         self._inside += 1
         try:
-            with self._explained():
+            async with self._explained():
                 async with aclosing(self._answers.pieces(self._model(ask.key), ask)) as pieces:
                     async for piece in pieces:
                         yield piece
@@ -275,15 +289,15 @@ class VLLMEngine:
             self._inside -= 1
 
     async def choose(self, ask: Ask, labels: Sequence[Sequence[int]]) -> Sequence[float]:
-        with self._explained():
+        async with self._explained():
             return await self._answers.shares(self._model(ask.key), ask.ids, labels)
 
     async def probe(self, key: str | None, probes: Sequence[Probe]) -> float:
-        with self._explained():
+        async with self._explained():
             return await self._answers.difference(self._model(key), probes)
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _explained(self) -> AsyncIterator[None]:
         """Inside it vLLM's refusals become words for clients; whatever looks like its end is looked into at once."""
         try:
             yield
@@ -291,13 +305,21 @@ class VLLMEngine:
             self._look.set()
             raise
         except Refused as refused:
+            raise await self._in_words(refused) from None
+
+    async def _in_words(self, refused: Refused) -> Exception:
+        if refused.status == 400:
+            return CannotAnswer("the engine cannot take the request: it may be one token too long")
+        if refused.status == 404:  # a version that was loaded: this is another process than before
+            self._boot = "?"
             self._look.set()
-            if refused.status == 404:  # a version that was loaded: this is another process than before
-                self._boot = "?"
-                raise EngineLost("vLLM does not know the version any more") from None
-            if refused.status == 400:
-                raise CannotAnswer("the engine cannot take the request: it may be one token too long") from None
-            raise RuntimeError(f"vLLM answered with status {refused.status}") from None
+            return EngineLost("vLLM does not know the version any more")
+        try:  # its front may outlive what computes behind it for some seconds
+            await self._http.healthy()
+        except (Away, Refused, TimeoutError):
+            self._look.set()
+            return EngineLost("vLLM is ending")
+        return RuntimeError(f"vLLM answered with status {refused.status}")
 
 
 def _outline(facts: ModelFacts, precision: str) -> BaseModel:

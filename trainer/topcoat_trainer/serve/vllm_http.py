@@ -6,7 +6,9 @@ Knows neither versions nor tokens' texts. The prompt's and the answer's tokens g
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator
+import logging
+import math
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +21,11 @@ TOKEN = "token_id:"  # noqa: S105 (how vLLM writes a token as its number)
 CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 10.0
 LOAD_SECONDS = 300.0
+KEEP_ALIVE_SECONDS = 2.0
+"""Less than vLLM's own 5: a request on a connection that it is closing would look as if vLLM were gone."""
 STARTED = "process_start_time_seconds "
+# It would say every request, each second.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 class Away(EngineLost):
@@ -39,9 +45,14 @@ class VLLM:
 
     def __init__(self, url: str, answer_seconds: float) -> None:
         self._answer_seconds = answer_seconds
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
+        limits = httpx2.Limits(
+            max_connections=None, max_keepalive_connections=64, keepalive_expiry=KEEP_ALIVE_SECONDS
+        )  # fmt: skip
         # Loopback: whatever proxy the environment names is not asked.
         self._client = httpx2.AsyncClient(base_url=url, limits=limits, trust_env=False)
+
+    async def close(self) -> None:
+        await self._client.aclose()
 
     async def version(self) -> str:
         return str((await self._get("/version"))["version"])
@@ -92,13 +103,17 @@ class VLLM:
                 if said.status_code != 200:
                     await said.aread()
                 _checked(said)
-                async for line in said.aiter_lines():
+                lines = said.aiter_lines()
+                async for line in lines:
                     if not line.startswith("data: ") or line == "data: [DONE]":
                         continue
                     event = json.loads(line.removeprefix("data: "))
                     if "error" in event:
                         raise Refused(500, "the answer broke off")
                     for choice in event["choices"]:
+                        if choice.get("finish_reason"):  # read to its end, the connection is there for the next answer
+                            async for _ in lines:
+                                pass
                         yield choice
 
     async def likelihoods(self, model: str, ids: tuple[int, ...], tokens: list[int]) -> list[float]:
@@ -134,6 +149,12 @@ def asked(model: str, ids: tuple[int, ...]) -> Json:
 def numbers(row: dict[str, float]) -> dict[int, float]:
     """Token -> log-probability."""
     return {int(name.removeprefix(TOKEN)): value for name, value in row.items()}
+
+
+def largest(differences: Iterable[float]) -> float:
+    """Infinity where one is not a number: max() would overlook it."""
+    found = list(differences)
+    return max(found, default=0.0) if all(map(math.isfinite, found)) else math.inf
 
 
 def _limit(seconds: float) -> httpx2.Timeout:
