@@ -23,7 +23,8 @@ From OpenAI:
 - `system_fingerprint` is the digest of the weights that answered.
 - `structured_outputs.choice` is vLLM's.
 
-From vLLM (0.32.0, against which the same conformance file passes):
+From vLLM (0.32.0, against which the same conformance file passes; where [vLLM computes behind this
+server](../how-to/serve-with-vllm.md), none of these differences reaches a client):
 
 - vLLM ignores fields that it does not know; here they are 400 `unsupported_field`.
 - vLLM takes a request without `model`, roles that nobody has, a `temperature` above 2, any number of stops, `NaN`, and
