@@ -18,6 +18,7 @@ from topcoat.api.server import WantedVersion
 from topcoat_trainer import adapter
 from topcoat_trainer.model_file import inspect
 from topcoat_trainer.serve.alias import NotYet, Table, Tag, Unknown
+from topcoat_trainer.serve.aside import aside
 from topcoat_trainer.serve.engine import Ask, Sampling
 from topcoat_trainer.serve.question import Reader
 from topcoat_trainer.serve.sampling import Picker
@@ -281,3 +282,29 @@ def test_the_base_is_bit_for_bit_itself_after_versions_were_on_it(tmp_path: Path
         engine.close()
 
     asyncio.run(run())
+
+
+def test_work_aside_leaves_no_thread_behind() -> None:
+    """One that used torch and stayed would slow the engine down for good."""
+
+    async def work(broken: bool) -> threading.Thread:
+        seen: list[threading.Thread] = []
+
+        def note() -> str:
+            seen.append(threading.current_thread())
+            if broken:
+                raise ValueError("broken")
+            return "done"
+
+        if broken:
+            with pytest.raises(ValueError, match="broken"):
+                await aside(note)
+        else:
+            assert await aside(note) == "done"
+        return seen[0]
+
+    for broken in (False, True):
+        thread = asyncio.run(work(broken))
+        assert thread is not threading.main_thread()
+        thread.join(10)
+        assert not thread.is_alive()

@@ -23,6 +23,7 @@ from topcoat.api.report import VersionManifest
 from topcoat.api.server import AgentState, EngineState, HeldAlias, HeldVersion, Proof, Push, ServerFile, WantedVersion
 from topcoat_trainer.errors import TrainerError
 from topcoat_trainer.serve.alias import Table, Tag
+from topcoat_trainer.serve.aside import aside
 from topcoat_trainer.serve.desired import Desired
 from topcoat_trainer.serve.engine import Engine, EngineLost
 from topcoat_trainer.serve.intake import Intake, Taken
@@ -174,7 +175,7 @@ class Agent:
         started = time.monotonic()
         taken: Taken | None = None
         try:
-            taken = await asyncio.to_thread(self._hands.intake.take, wanted)
+            taken = await aside(lambda: self._hands.intake.take(wanted))
             record.manifest, record.raw = taken.manifest, taken.raw
             await self._hands.engine.load(tag.key, taken.folder)
             await self._prove(record, taken.manifest)
