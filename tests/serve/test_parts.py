@@ -17,6 +17,7 @@ from tests.support import served, tiny_models
 from topcoat.api.server import WantedVersion
 from topcoat_trainer import adapter
 from topcoat_trainer.model_file import inspect
+from topcoat_trainer.packed import PackedLinear
 from topcoat_trainer.serve.alias import NotYet, Table, Tag, Unknown
 from topcoat_trainer.serve.aside import aside
 from topcoat_trainer.serve.engine import Ask, Sampling
@@ -269,14 +270,20 @@ def test_the_base_is_bit_for_bit_itself_after_versions_were_on_it(tmp_path: Path
         served.version(base, tmp_path / name, 1, kind=kind)
     facts = inspect(base.path)
 
+    def numbers(model: Any) -> dict[str, torch.Tensor]:
+        found = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        layers = {name: part for name, part in model.named_modules() if isinstance(part, PackedLinear)}
+        assert layers
+        return found | {f"{name}.weight": layer.packed.to_dense() for name, layer in layers.items()}
+
     async def run() -> None:
         engine = await TransformersEngine.started(facts, 2, frozenset())
-        before = {name: tensor.clone() for name, tensor in engine.base.model.state_dict().items()}
+        before = numbers(engine.base.model)
         for name in ("v1", "v2"):
             await engine.load(name, tmp_path / name)
         for key in ("v1", "v2", "v1", None):
             assert [piece async for piece in engine.generate(Ask(key, "a", (1, 20), Sampling(3)))]
-        after = engine.base.model.state_dict()
+        after = numbers(engine.base.model)
         assert list(after) == list(before)
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
         engine.close()
