@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 import torch
@@ -263,3 +265,14 @@ def test_requests_share_the_model_in_turns(server: served.Server) -> None:
     assert begun.choices
     assert rest
     assert rest[-1].choices[0].finish_reason in ("stop", "length")
+
+
+def test_on_a_connection_that_is_kept_small_answers_come_at_once(server: served.Server) -> None:
+    """Not 40 ms later, when the client's system would say at last that it has the head of the answer."""
+    taken = []
+    with httpx2.Client(trust_env=False) as client:
+        for _ in range(30):
+            started = time.perf_counter()
+            assert client.get(f"{server.url}/models").status_code in (200, 401)
+            taken.append(time.perf_counter() - started)
+    assert sorted(taken)[10] < 0.03
