@@ -1,4 +1,4 @@
-"""A version whose numbers overflow for some texts: those requests fail, and are counted as failed; all others do not."""
+"""A version whose numbers overflow for some texts: those requests fail, and count as failed; all others do not."""
 
 from __future__ import annotations
 
