@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks.serving.figures import Answered
+from benchmarks.serving.figures import Answered, memory_mib
 from benchmarks.serving.load import Request
 from benchmarks.serving.subject import CONCURRENCY, Order
 
@@ -58,6 +58,9 @@ class Continuous:
                     raise RuntimeError(f"the answer failed: {result.error}")
                 found.append(Answered(result.timestamps[0] - started, request.new_tokens))
         return found
+
+    def memory_mib(self) -> float:
+        return memory_mib()
 
     def close(self) -> None:
         self._manager.stop(block=True)

@@ -59,9 +59,9 @@ def median(rounds: Sequence[Figures]) -> Figures:
     return Figures(**middle)
 
 
-def memory_mib() -> float:
-    """The memory of this process that is its own, and not a file's in the page cache."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def memory_mib(process: int | str = "self") -> float:
+    """The memory of a process that is its own, and not a file's in the page cache."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) / 1024
     return 0.0

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from benchmarks.serving.figures import Answered
+from benchmarks.serving.figures import Answered, memory_mib
 from benchmarks.serving.load import Request
 from benchmarks.serving.subject import CONCURRENCY, Order
 from topcoat_trainer import devices, model
@@ -21,13 +21,18 @@ class Ours:
     """As many askers as may be answered at once, each with one request after the other."""
 
     def __init__(self, order: Order) -> None:
-        devices.use_threads(order.threads)
+        worker = Worker(CONCURRENCY)
+
+        def load() -> TransformersEngine:
+            devices.use_threads(order.threads)
+            device = devices.choose()
+            base = model.load(order.model, device.name, device.dtype)
+            computer = trial.computer(base, device, CONCURRENCY)
+            # Nothing ends an answer early, so every subject makes as many tokens.
+            return TransformersEngine(worker, base, computer, frozenset())
+
         self._loop = asyncio.new_event_loop()
-        device = devices.choose()
-        base = model.load(order.model, device.name, device.dtype)
-        computer = trial.computer(base, device, CONCURRENCY)
-        # Nothing ends an answer early, so every subject makes as many tokens.
-        self._engine = TransformersEngine(Worker(CONCURRENCY), base, computer, frozenset())
+        self._engine = self._loop.run_until_complete(worker.call(load))
         for number, folder in enumerate(order.folders):
             self._loop.run_until_complete(self._engine.load(f"v{number}", folder))
 
@@ -51,6 +56,9 @@ class Ours:
             first = first or time.perf_counter() - started
             tokens += piece.count
         return Answered(first, tokens)
+
+    def memory_mib(self) -> float:
+        return memory_mib()
 
     def close(self) -> None:
         self._engine.close()

@@ -10,7 +10,7 @@ import peft
 import torch
 import transformers
 
-from benchmarks.serving.figures import Answered
+from benchmarks.serving.figures import Answered, memory_mib
 from benchmarks.serving.load import Request
 from benchmarks.serving.subject import CONCURRENCY, Order
 
@@ -71,6 +71,9 @@ class Peft:
         if made.shape[1] != width + longest:
             raise RuntimeError("an answer ended early")
         return [Answered(first.seconds, request.new_tokens) for request in asked]
+
+    def memory_mib(self) -> float:
+        return memory_mib()
 
     def close(self) -> None:
         pass

@@ -6,13 +6,13 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.serving.figures import Answered, Figures, figures, memory_mib
+from benchmarks.serving.figures import Answered, Figures, figures
 from benchmarks.serving.load import Request, requests
 
 CONCURRENCY = 16
@@ -35,13 +35,15 @@ class Subject(Protocol):
 
     def answer(self, asked: Sequence[Request]) -> list[Answered]: ...
 
+    def memory_mib(self) -> float: ...
+
     def close(self) -> None: ...
 
 
 class Guest:
     """A subject in its own process."""
 
-    def __init__(self, name: str, kind: type[Subject], order: Order) -> None:
+    def __init__(self, name: str, kind: Callable[[Order], Subject], order: Order) -> None:
         self.name = name
         self.versions = len(order.folders)
         context = multiprocessing.get_context("spawn")
@@ -68,17 +70,17 @@ class Guest:
         self._process.join(20)
 
 
-def _live(kind: type[Subject], order: Order, pipe: Connection) -> None:
+def _live(kind: Callable[[Order], Subject], order: Order, pipe: Connection) -> None:
     """The other process: until it is told to end."""
     os.environ["OMP_NUM_THREADS"] = str(order.threads)
     try:
         subject = kind(order)
         subject.answer(requests("even", WARM_UP_REQUESTS, len(order.folders), -1))
-        pipe.send(([], 0.0, memory_mib()))
+        pipe.send(([], 0.0, subject.memory_mib()))
         while (asked := pipe.recv()) is not None:
             started = time.perf_counter()
             answers = subject.answer(asked)
-            pipe.send((answers, time.perf_counter() - started, memory_mib()))
+            pipe.send((answers, time.perf_counter() - started, subject.memory_mib()))
         subject.close()
     except Exception:  # noqa: BLE001 (told to whoever measures)
         pipe.send(traceback.format_exc())

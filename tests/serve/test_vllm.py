@@ -96,7 +96,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     }
     folders: dict[str | None, Path | None] = {None: None, **{name: Path(v.path) for name, v in versions.items()}}
     claims = served.alias("claims", 1, list(versions.values()), ["v1"])
-    with vllm.running(base, root / "engine", versions=len(versions)) as real:
+    with vllm.running(base.path, root / "engine", versions=len(versions)) as real:
         told = {"vllm": real.told.as_json(), "maxAdapters": 8, "maxRank": 16}
         server = served.Server(root / "server", base, told)
         server.write(claims)
