@@ -133,10 +133,14 @@ def test_what_is_within_the_analysis_is_no_reason(new: observed.Traffic) -> None
     assert state(world) == "Progressing"
 
 
-def test_too_few_answers_are_not_judged_by_their_time() -> None:
+def test_too_few_answers_are_not_judged_by_their_time_and_the_step_waits_for_more() -> None:
+    """Of either: with few of the old version's, a slow one would go through all steps unseen."""
     world = begun()
-    answered(world, observed.Traffic(requests=5, p95_seconds=9.0))
+    few, slow = replace(OLD, requests=49), replace(GOOD, p95_seconds=9.0)
+    answered(world, new=slow, old=few)
     assert (state(world), share(world)) == ("Progressing", ("v1", 10))
+    answered(world, new=slow, old=replace(OLD, requests=50))
+    assert state(world) == "RolledBack"
 
 
 def test_what_a_pod_refuses_gives_way() -> None:

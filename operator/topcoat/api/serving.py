@@ -57,7 +57,7 @@ class Analysis(Section):
     max_empty_rate: Fraction = "0.05"
     """Share of empty or endlessly repeating answers at most, beyond the previous version's share."""
     min_samples: Annotated[int, Field(ge=1, le=1_000_000)] = 50
-    """Requests needed before a step counts."""
+    """Answers of the new version that each step needs, and of the previous one since the canary began."""
 
 
 def _rising(weights: list[int]) -> bool:

@@ -112,7 +112,9 @@ def _step_is_over(case: Case, rules: servings.Rollout, known: status.RolloutStat
     samples = server.traffic.get(known.version, observed.Traffic()).requests
     # A pod that began anew counts from nothing.
     gained = samples - (known.samples if samples >= known.samples else 0)
-    return weight == 100 or gained >= rules.analysis.min_samples
+    # Without as many of the one before, nobody knows yet whether the new one is slower.
+    compared = server.traffic.get(known.previous, observed.Traffic()).requests
+    return weight == 100 or min(gained, compared) >= rules.analysis.min_samples
 
 
 def _steps(rules: servings.Rollout) -> list[tuple[int, int]]:
@@ -132,7 +134,7 @@ def _told(case: Case, rules: servings.Rollout, known: status.RolloutStatus, *, m
     steps = _steps(rules)
     weight, pause = steps[min(known.step, len(steps) - 1)]
     text = f"{known.version} answers {weight} % of the requests to {case.job.alias}, {known.previous} the rest"
-    text += f"; the next step needs {rules.analysis.min_samples} answers of it and {pause} s"
+    text += f"; the next step needs {rules.analysis.min_samples} answers of each and {pause} s"
     if weight == 100:
         text = f"{known.version} answers all requests to {case.job.alias} and is watched for {pause} s"
     held = known.state is State.HELD
