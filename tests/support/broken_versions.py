@@ -22,13 +22,13 @@ def broken_byte(shop: Shop, folder: Path) -> Any:
     data = bytearray((folder / "adapter_model.safetensors").read_bytes())
     data[-5] ^= 1
     (folder / "adapter_model.safetensors").write_bytes(data)
-    return WantedVersion(version="v9", path=str(folder), digest=shop.digest("v1"))
+    return WantedVersion(version=folder.name, path=str(folder), digest=shop.digest("v1"))
 
 
 def without_manifest(shop: Shop, folder: Path) -> Any:
     shutil.copytree(shop.folder("v1"), folder)
     (folder / "manifest.json").unlink()
-    return WantedVersion(version="v9", path=str(folder), digest=shop.digest("v1"))
+    return WantedVersion(version=folder.name, path=str(folder), digest=shop.digest("v1"))
 
 
 def another_manifest(shop: Shop, folder: Path) -> Any:
@@ -37,7 +37,7 @@ def another_manifest(shop: Shop, folder: Path) -> Any:
 
 
 def not_there(shop: Shop, folder: Path) -> Any:
-    return WantedVersion(version="v9", path=str(folder), digest=shop.digest("v1"))
+    return WantedVersion(version=folder.name, path=str(folder), digest=shop.digest("v1"))
 
 
 def with_a_link(shop: Shop, folder: Path) -> Any:
@@ -48,7 +48,7 @@ def with_a_link(shop: Shop, folder: Path) -> Any:
 
 def another_version(shop: Shop, folder: Path) -> Any:
     made = served.version(shop.base, folder.with_name("v8"), 9)
-    return made.model_copy(update={"version": "v9"})
+    return made.model_copy(update={"version": folder.name})
 
 
 def of_another_base(shop: Shop, folder: Path) -> Any:
@@ -59,7 +59,7 @@ def of_another_base(shop: Shop, folder: Path) -> Any:
 def changed(shop: Shop, folder: Path, edit: Callable[[dict[str, torch.Tensor], Path], None]) -> Any:
     """A version whose weights were changed before it was sealed, by whoever wrote it: all digests are right."""
     made = served.candidate(shop.base, folder.with_name("made"), 9)
-    probed = served.version(shop.base, folder.with_name("v7"), 9)
+    probed = served.version(shop.base, folder.parent / "probed" / "v7", 9)
     path = made / "adapter_model.safetensors"
     with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata()
@@ -67,14 +67,14 @@ def changed(shop: Shop, folder: Path, edit: Callable[[dict[str, torch.Tensor], P
     edit(tensors, made)
     safetensors.torch.save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata=metadata)
     manifest = json.loads((Path(probed.path) / "manifest.json").read_text())
-    manifest["version"] = "v9"
+    manifest["version"] = folder.name
     manifest["files"] = {
         name: {"bytes": (made / name).stat().st_size, "sha256": files.sha256(made / name)}
         for name in files.listing(made)
     }
     files.write_json(made / "manifest.json", manifest)
     made.rename(folder)
-    return WantedVersion(version="v9", path=str(folder), digest=f"sha256:{seal.digest(folder)}")
+    return WantedVersion(version=folder.name, path=str(folder), digest=f"sha256:{seal.digest(folder)}")
 
 
 def layers_that_do_not_exist(shop: Shop, folder: Path) -> Any:

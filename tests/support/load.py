@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ import openai
 from tests.support import served
 
 TOKENS = 8
+TELL_ME: dict[str, Any] = {"prompt": "tell me", "max_tokens": TOKENS}
 Choose = Callable[[int], served.Server]
 """Whom a client asks now, by the client's number."""
 
@@ -65,12 +67,13 @@ class Moves:
 class Load:
     """So many clients, each of which asks again as soon as it is answered; half of them stream."""
 
-    def __init__(self, clients: int, choose: Choose, alias: str = "claims") -> None:
+    def __init__(self, clients: int, choose: Choose, asked: Sequence[dict[str, Any]] = (TELL_ME,)) -> None:
+        """`asked`: what each client asks, one after the other."""
         self.answers: list[Said] = []
         self.broken: list[Broken] = []
         self.refused: list[float] = []
         """When nobody took a connection: the client goes elsewhere."""
-        self._choose, self._alias = choose, alias
+        self._choose, self._asked = choose, asked
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._ask_on, args=(number,)) for number in range(clients)]
 
@@ -92,19 +95,20 @@ class Load:
                 base_url="http://nobody", api_key="none", max_retries=0, timeout=60, http_client=http
             ) as client,
         ):
-            while not self._over.is_set():
-                self._ask(client, number)
+            for asked in itertools.cycle(self._asked):
+                if self._over.is_set():
+                    break
+                self._ask(client, number, asked)
 
-    def _ask(self, client: openai.OpenAI, number: int) -> None:
+    def _ask(self, client: openai.OpenAI, number: int, asked: dict[str, Any]) -> None:
         parts: list[Any] = []
         sent = time.monotonic()
         try:
             own = client.with_options(base_url=self._choose(number).url)
-            asked: dict[str, Any] = {"model": self._alias, "prompt": "tell me", "max_tokens": TOKENS}
             if number % 2:
-                parts.extend(own.completions.create(**asked, stream=True))
+                parts.extend(own.completions.create(model="claims", **asked, stream=True))
             else:
-                parts.append(own.completions.create(**asked))
+                parts.append(own.completions.create(model="claims", **asked))
             assert parts[-1].choices[0].finish_reason, "the stream ended before its end"
         except Exception as error:  # noqa: BLE001 (any failure at all is told)
             if isinstance(error, openai.APIConnectionError) and isinstance(error.__cause__, httpx2.ConnectError):

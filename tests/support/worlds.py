@@ -185,6 +185,7 @@ class World:
             server=observed.Server(
                 "model", ready_pods=1, desired_pods=1, written=written, target=action.target,
                 proved=frozenset(written.values()), answers=action.target, watched=action.watched,
+                alone=not action.watched or share == 100,
                 weight=share if action.watched else 0, weight_in_force=share if action.watched else 0,
                 url="http://model:8000",
             ),

@@ -74,6 +74,8 @@ class PodRecord:
     deleting: bool
     creating_since: datetime | None
     """Scheduled, but its container does not start yet."""
+    claims: frozenset[str] = frozenset()
+    """Claims that it mounts."""
 
 
 def job(body: Json) -> JobRecord:
@@ -135,7 +137,13 @@ def pod(body: Json) -> PodRecord:
         word=_word(ended.get("message")),
         deleting="deletionTimestamp" in meta,
         creating_since=_creating_since(conditions, status, state),
+        claims=_claims(body.get("spec") or {}),
     )
+
+
+def _claims(spec: Json) -> frozenset[str]:
+    found = (volume.get("persistentVolumeClaim") for volume in spec.get("volumes") or ())
+    return frozenset(claim["claimName"] for claim in found if claim)
 
 
 def _ended_at(status: Json, ended: Json, conditions: dict[str, Json]) -> datetime | None:

@@ -5,10 +5,13 @@ An alias counts as moved, and a version as proved, only when every ready pod say
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from topcoat.api import finetunejob, names, server, serving
 from topcoat.cluster import memory, traffic
 from topcoat.cluster.record import PodRecord
 from topcoat.manifests import metadata, service
+from topcoat.plan import modelserver as plans
 from topcoat.plan import observed
 from topcoat.plan import profile as profiles
 
@@ -67,8 +70,10 @@ def server_or_none(known: memory.Memory, job: finetunejob.FineTuneJob) -> observ
     memo = known.agents[namespace, name]
     file = memo.aliases.get(job.alias)
     pods = ready_pods(known, namespace, name)
-    states = [memo.agents[pod.uid] for pod in pods if pod.uid in memo.agents]
+    told = [(pod, memo.agents[pod.uid]) for pod in pods if pod.uid in memo.agents]
+    states = [state for _, state in told]
     all_told = bool(pods) and len(states) == len(pods)
+    claims = {held.digest: plans.claim(held.path) for held in file.versions} if file else {}
     pending = [pod for pod in known.pods_of(namespace, name) if pod.phase == "Pending" and not pod.deleting]
     waits = (pod.waiting or known.stuck.get(pod.uid) for pod in pending)
     return observed.Server(
@@ -78,8 +83,10 @@ def server_or_none(known: memory.Memory, job: finetunejob.FineTuneJob) -> observ
         written={held.version: held.digest for held in file.versions} if file else {},
         target=next((target.version for target in file.targets), None) if file else None,
         proved=_proved(states) if all_told else frozenset(),
-        refused=_refused(states),
+        refused=_refused(told, claims),
         answers=_answers(states, job.alias) if all_told else None,
+        alone=_alone(states, job.alias),
+        outdated=any(claim not in pod.claims for pod in pods for claim in claims.values()),
         watched=file.watched if file else None,
         weight=_weight(file.targets, file.watched) if file else 0,
         weight_in_force=_in_force(states, file) if file and all_told else None,
@@ -95,12 +102,14 @@ def _proved(states: list[server.AgentState]) -> frozenset[str]:
     return frozenset(set.intersection(*each)) if each else frozenset()
 
 
-def _refused(states: list[server.AgentState]) -> dict[str, str]:
+def _refused(told: Sequence[tuple[PodRecord, server.AgentState]], claims: Mapping[str, str]) -> dict[str, str]:
+    """Words by digest. `claims`: where each version lies; who has not mounted that cannot tell."""
     return {
         held.digest: held.probe.problem if held.probe else "no reason was given"
-        for state in states
+        for pod, state in told
         for held in state.versions
-        if held.state == "Refused" or (held.probe and not held.probe.ok)
+        if claims.get(held.digest, "") in (pod.claims | {""})
+        and (held.state == "Refused" or (held.probe and not held.probe.ok))
     }
 
 
@@ -109,6 +118,11 @@ def _answers(states: list[server.AgentState], alias: str) -> str | None:
     each = [held.targets for state in states for held in state.aliases if held.alias == alias]
     first = {targets[0].version for targets in each if targets}
     return first.pop() if len(first) == 1 and len(each) == len(states) and all(each) else None
+
+
+def _alone(states: list[server.AgentState], alias: str) -> bool:
+    """Whether each of them answers with one version only."""
+    return all(len(held.targets) < 2 for state in states for held in state.aliases if held.alias == alias)
 
 
 def _weight(targets: tuple[server.Target, ...], version: str | None) -> int:

@@ -70,7 +70,7 @@ def plan(wanted: modelserver.ModelServer, seen: Seen, now: datetime) -> Plan:
     kept = {name: file for name, file in seen.aliases.items() if name not in drop}
     asked = max((user.replicas for user in seen.users), default=wanted.spec.replicas)
     bases = [user.base for user in sorted(seen.users, key=lambda user: user.job) if user.base and user.base.path]
-    claims = {path for file in kept.values() for held in file.versions if (path := _claim(held.path))}
+    claims = {path for file in kept.values() for held in file.versions if (path := claim(held.path))}
     return Plan(
         drop=drop,
         delete=seen.ours and not kept and not seen.users,
@@ -94,7 +94,7 @@ def _tokens(users: Sequence[User], kept: Mapping[str, server.AliasFile]) -> tupl
     )
 
 
-def _claim(path: str) -> str:
+def claim(path: str) -> str:
     """Claim of a version's folder as the server sees it, /topcoat/claims/<claim>/…: its third part."""
     parts = path.split("/")
     return parts[3] if len(parts) > 3 else ""

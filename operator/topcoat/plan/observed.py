@@ -140,9 +140,13 @@ class Server:
     proved: frozenset[str] = frozenset()
     """Digests that every ready pod has loaded and proved; empty without a ready pod."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Why a pod refused a version: words by digest."""
+    """Why a pod refused a version: words by digest. A pod without the version's claim cannot tell."""
     answers: str | None = None
     """Version that the alias answers with on every ready pod; during a canary the one from before."""
+    alone: bool = True
+    """No ready pod answers with another version besides."""
+    outdated: bool = False
+    """A ready pod is without the claim on which a wanted version lies: others are about to take its place."""
     watched: str | None = None
     """Version that its alias file has watched."""
     weight: int = 0

@@ -33,13 +33,21 @@ def stage(case: Case, target: observed.SealedVersion, decided: Decided) -> Said:
     if server.target == target.version and server.answers == target.version:
         extra = {held.version: held.digest for held in wanted} != dict(server.written) or server.watched
         actions: tuple[Action, ...] = (WriteAlias(case.job.alias, wanted, target.version),) if extra else ()
-        return Word("True", "AliasReady", f"{case.job.alias} answers with {target.version}"), None, actions
+        return _answered(case, server, target, actions)
     if target.digest in server.refused:
         text = f"the server refuses {target.version}: {server.refused[target.digest]}"
         return Word("False", "VersionUnusable", text), Headline(PHASE.FAILED, "Stuck", "VersionUnusable", text), ()
     if target.digest in server.proved and server.target != target.version and share is None:
         return _moving(case, server, target, WriteAlias(case.job.alias, wanted, target.version))
     return _moving(case, server, target, None)
+
+
+def _answered(case: Case, server: observed.Server, target: observed.SealedVersion, actions: tuple[Action, ...]) -> Said:
+    """The target answers; until every pod has heard that a trial is over, not alone."""
+    if server.alone:
+        return Word("True", "AliasReady", f"{case.job.alias} answers with {target.version}"), None, actions
+    text = f"{target.version} answers, and gets back what another version answers of {case.job.alias}"
+    return Word("True", "Canary", text), _headline("Working", "RollingOut", text), actions
 
 
 def _tried(server: observed.Server, share: Share, wanted: WriteAlias) -> Said:
@@ -74,7 +82,7 @@ def _moving(
 ) -> tuple[Word, Headline, tuple[Action, ...]]:
     actions: tuple[Action, ...] = (action,) if action else ()
     wait = waiting.lasting_or_none(case, server.waiting)
-    if wait is not None and not server.ready_pods:
+    if wait is not None and (server.outdated or not server.ready_pods):
         word, headline = waiting.said(case, "the server's pod", wait, PHASE.ROLLING_OUT)
         return word, headline, actions
     if not server.ready_pods:
@@ -85,4 +93,6 @@ def _moving(
             actions,
         )
     text = f"the alias {case.job.alias} moves from {server.answers or 'nothing'} to {target.version}"
+    if server.outdated:
+        text += "; pods that have its claim take the place of those that have not"
     return Word("False", "RollingOut", text), Headline(PHASE.ROLLING_OUT, "Working", "RollingOut", text), actions
