@@ -293,10 +293,16 @@ def test_a_base_model_that_is_gone_or_changed_is_one_error(tiny: Path, two_versi
     aside = tiny.with_name("aside")
     tiny.rename(aside)
     try:
-        with local_server.begun(two_versions, tmp_path / "gone") as server:
-            assert server.ended() == 1
-            assert f"{tiny}: there is no such folder" in server.err
+        said = stores.topcoat("serve", store=two_versions)
+        assert (said.code, said.out) == (1, "")
+        assert said.err.startswith(
+            f"Error: {tiny}: the base model llama is gone: there is no such folder\nTo fix it: put"
+        )
         shutil.copytree(aside, tiny)
+        (tiny / "config.json").unlink()
+        said = stores.topcoat("serve", store=two_versions)
+        assert (said.code, "Loading" in said.err, "it holds no config.json" in said.err) == (1, False, True)
+        shutil.copy(aside / "config.json", tiny)
         stores.flip(tiny / "model.safetensors")
         with local_server.begun(two_versions, tmp_path / "changed") as server:
             assert server.ended() == 1

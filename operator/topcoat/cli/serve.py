@@ -47,6 +47,7 @@ def serve(  # noqa: PLR0913 - each is an option that a person gives
     here = store.Store(store_folder)
     token = _token_or_none(token_file)
     base = _base(here, job)
+    _must_be_there(base)
     keeper = alias_file.Keeper(here, base.digest, token)
     files = keeper.changed()
     for file in files:
@@ -111,6 +112,14 @@ def _card(pointer: alias_file.Pointer) -> prepared.BaseModelCard:
         hint = f"restore the file from a back-up, or `topcoat promote {pointer.job} vN` serves another version"
         terminal.fail("the manifest of the version that serves cannot be read", str(pointer.folder), hint)
     return card
+
+
+def _must_be_there(base: prepared.BaseModelCard) -> None:
+    """Before the server takes seconds to start; it reads the whole model and its digest later."""
+    folder = Path(base.path)
+    what = "it holds no config.json" if folder.is_dir() else "there is no such folder"
+    if not (folder / "config.json").is_file():
+        terminal.fail(f"the base model {base.id} is gone: {what}", str(folder), "put the same model back in its place")
 
 
 def _target(file: server.AliasFile) -> tuple[Path, str]:
