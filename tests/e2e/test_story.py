@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import time
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,7 +57,7 @@ def test_a_server_of_the_jobs_own_answers_only_who_shows_the_token(told: story.S
     told.kubectl("delete", "ftj", "guarded", "-n", told.team, "--timeout=60s", seconds=70)
 
 
-def test_a_canary_that_never_ends_its_answers_gives_way_and_a_good_one_takes_over(
+def test_a_canary_that_never_ends_its_answers_gives_way_a_good_one_takes_over_and_pods_may_die(
     told: story.Story, material: story.Material
 ) -> None:
     rollout = {"type": "Canary", "steps": [{"weight": 50}], "analysis": {"minSamples": 10, "maxLatencyRatio": "20"}}
@@ -90,12 +94,21 @@ def test_a_canary_that_never_ends_its_answers_gives_way_and_a_good_one_takes_ove
     body["spec"]["serving"]["replicas"] = 2
     told.apply(body)
     told.until("tried", "two pods answer", lambda _: len(ready(told)) == 2, 120)
+    one, three = story.digest_of(first, "v1"), story.digest_of(said, "v3")
     with futures.ThreadPoolExecutor(4) as people:
-        asked_by = [people.submit(told.ask_many, "tried", material.question, 150, 8) for _ in range(4)]
-        time.sleep(5)
+        asked_by = [people.submit(told.ask_many, "tried", material.question, 250, 8) for _ in range(4)]
+        pinned(told, body, "v1")
         told.kubectl("delete", "pod", ready(told)[0], "-n", told.team, "--wait=false")
+        pinned(told, body, "v3")
+        told.until("tried", "two pods answer", lambda _: len(ready(told)) == 2, 120)
+        kill(told, ready(told)[0])
+        pinned(told, body, "v1")
+        pinned(told, body, "v3")
         answers = [asking.result() for asking in asked_by]
-    assert answers == [{"digests": {story.digest_of(said, "v3"): 150}, "wrong": {}}] * 4
+    assert [answer["wrong"] for answer in answers] == [{}] * 4
+    assert [sum(answer["digests"].values()) for answer in answers] == [250] * 4
+    assert {digest for answer in answers for digest in answer["digests"]} == {one, three}
+    assert told.ask_many("tried", material.question, 20, tokens=4) == {"digests": {three: 20}, "wrong": {}}
     told.kubectl("delete", "ftj", "tried", "-n", told.team, "--timeout=60s", seconds=70)
 
 
@@ -157,6 +170,25 @@ def test_a_node_that_is_gone_for_a_while_costs_no_version_and_makes_none_twice(
     assert [entry["version"] for entry in said["versions"]] == ["v1"]
     assert said["run"]["attempt"] == 1
     told.kubectl("delete", "ftj", "orphaned", "-n", told.team, "--timeout=60s", seconds=70)
+
+
+def pinned(told: story.Story, body: Json, version: str) -> None:
+    body["spec"]["serving"]["pinnedVersion"] = version
+    told.apply(body)
+    told.until("tried", f"{version} serves", lambda said: said["servedVersion"] == version, 120)
+
+
+def kill(told: story.Story, pod: str) -> None:
+    """All that runs in the pod's container is gone at once, as when memory runs out; the kubelet starts it again."""
+    found = json.loads(told.kubectl("get", "pod", pod, "-n", told.team, "-o", "json"))
+    container = found["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    killed = 0
+    for path in Path("/proc").glob("[0-9]*/cgroup"):
+        with contextlib.suppress(OSError):
+            if container in path.read_text():
+                os.kill(int(path.parent.name), signal.SIGKILL)
+                killed += 1
+    assert killed
 
 
 def ready(told: story.Story) -> list[str]:
