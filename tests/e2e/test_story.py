@@ -94,21 +94,7 @@ def test_a_canary_that_never_ends_its_answers_gives_way_a_good_one_takes_over_an
     body["spec"]["serving"]["replicas"] = 2
     told.apply(body)
     told.until("tried", "two pods answer", lambda _: len(ready(told)) == 2, 120)
-    one, three = story.digest_of(first, "v1"), story.digest_of(said, "v3")
-    with futures.ThreadPoolExecutor(4) as people:
-        asked_by = [people.submit(told.ask_many, "tried", material.question, 250, 8) for _ in range(4)]
-        pinned(told, body, "v1")
-        told.kubectl("delete", "pod", ready(told)[0], "-n", told.team, "--wait=false")
-        pinned(told, body, "v3")
-        told.until("tried", "two pods answer", lambda _: len(ready(told)) == 2, 120)
-        kill(told, ready(told)[0])
-        pinned(told, body, "v1")
-        pinned(told, body, "v3")
-        answers = [asking.result() for asking in asked_by]
-    assert [answer["wrong"] for answer in answers] == [{}] * 4
-    assert [sum(answer["digests"].values()) for answer in answers] == [250] * 4
-    assert {digest for answer in answers for digest in answer["digests"]} == {one, three}
-    assert told.ask_many("tried", material.question, 20, tokens=4) == {"digests": {three: 20}, "wrong": {}}
+    changes_under_load(told, material, body, (story.digest_of(first, "v1"), story.digest_of(said, "v3")))
     told.kubectl("delete", "ftj", "tried", "-n", told.team, "--timeout=60s", seconds=70)
 
 
@@ -170,6 +156,24 @@ def test_a_node_that_is_gone_for_a_while_costs_no_version_and_makes_none_twice(
     assert [entry["version"] for entry in said["versions"]] == ["v1"]
     assert said["run"]["attempt"] == 1
     told.kubectl("delete", "ftj", "orphaned", "-n", told.team, "--timeout=60s", seconds=70)
+
+
+def changes_under_load(told: story.Story, material: story.Material, body: Json, digests: tuple[str, str]) -> None:
+    """v1 and v3 in turn; meanwhile a pod is deleted, and a container dies at once."""
+    with futures.ThreadPoolExecutor(4) as people:
+        asked_by = [people.submit(told.ask_many, "tried", material.question, 250, 8) for _ in range(4)]
+        pinned(told, body, "v1")
+        told.kubectl("delete", "pod", ready(told)[0], "-n", told.team, "--wait=false")
+        pinned(told, body, "v3")
+        told.until("tried", "two pods answer", lambda _: len(ready(told)) == 2, 120)
+        kill(told, ready(told)[0])
+        pinned(told, body, "v1")
+        pinned(told, body, "v3")
+        answers = [asking.result() for asking in asked_by]
+    assert [answer["wrong"] for answer in answers] == [{}] * 4
+    assert [sum(answer["digests"].values()) for answer in answers] == [250] * 4
+    assert {digest for answer in answers for digest in answer["digests"]} == set(digests)
+    assert told.ask_many("tried", material.question, 20, tokens=4) == {"digests": {digests[1]: 20}, "wrong": {}}
 
 
 def pinned(told: story.Story, body: Json, version: str) -> None:

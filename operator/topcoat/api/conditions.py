@@ -127,7 +127,7 @@ _OWN: tuple[Reason, ...] = (
     Reason("ApprovedVersionMissing", "promotion.approvedVersion names no sealed version", (_C.READY, _C.STALLED)),
     Reason(
         "VersionUnusable",
-        "the version to serve is gone from the volume, or not the one that was sealed",
+        "the version to serve is gone from the volume, not the one that was sealed, or refused by the server",
         (_C.READY, _C.STALLED, _C.SERVING),
     ),
     Reason(
