@@ -6,26 +6,22 @@ Knows neither versions nor tokens' texts. The prompt's and the answer's tokens g
 from __future__ import annotations
 
 import json
-import logging
 import math
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-import httpx2
+import pydantic_core
 
 from topcoat_trainer.serve.engine import EngineLost
+from topcoat_trainer.serve.vllm_wire import Broken, Said, Wire
 
 Json = dict[str, Any]
 TOKEN = "token_id:"  # noqa: S105 (how vLLM writes a token as its number)
-CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 10.0
 LOAD_SECONDS = 300.0
-KEEP_ALIVE_SECONDS = 2.0
-"""Less than vLLM's own 5: a request on a connection that it is closing would look as if vLLM were gone."""
 STARTED = "process_start_time_seconds "
-# It would say every request, each second.
-logging.getLogger("httpx2").setLevel(logging.WARNING)
+EVENT = b"data: "
 
 
 class Away(EngineLost):
@@ -45,29 +41,22 @@ class VLLM:
 
     def __init__(self, url: str, answer_seconds: float) -> None:
         self._answer_seconds = answer_seconds
-        limits = httpx2.Limits(
-            max_connections=None, max_keepalive_connections=64, keepalive_expiry=KEEP_ALIVE_SECONDS
-        )  # fmt: skip
-        # Loopback: whatever proxy the environment names is not asked.
-        self._client = httpx2.AsyncClient(base_url=url, limits=limits, trust_env=False)
+        self._wire = Wire(url)
 
-    async def close(self) -> None:
-        await self._client.aclose()
+    def close(self) -> None:
+        self._wire.close()
 
     async def version(self) -> str:
         return str((await self._get("/version"))["version"])
 
     async def boot(self) -> str:
         """Tells one start of the process from another; empty where it does not say."""
-        with _translated():
-            said = await self._client.get("/metrics", timeout=_limit(LOOK_SECONDS))
-            _checked(said)
-        return next((row[len(STARTED) :] for row in said.text.splitlines() if row.startswith(STARTED)), "")
+        rows = (await self._whole("GET /metrics", None, LOOK_SECONDS)).decode().splitlines()
+        return next((row[len(STARTED) :] for row in rows if row.startswith(STARTED)), "")
 
     async def healthy(self) -> None:
         """Away or Refused where it cannot work."""
-        with _translated():
-            _checked(await self._client.get("/health", timeout=_limit(LOOK_SECONDS)))
+        await self._whole("GET /health", None, LOOK_SECONDS)
 
     async def cards(self) -> list[Json]:
         """The base model and what is loaded."""
@@ -87,34 +76,24 @@ class VLLM:
 
     async def complete(self, body: Json) -> Json:
         """The one choice of a whole answer."""
-        with _translated():
-            said = await self._client.post("/v1/completions", json=body, timeout=_limit(self._answer_seconds))
-            _checked(said)
-        choice: Json = said.json()["choices"][0]
+        said = await self._whole("POST /v1/completions", body, self._answer_seconds)
+        choice: Json = json.loads(said)["choices"][0]
         return choice
 
     async def stream(self, body: Json) -> AsyncGenerator[Json, None]:
         """The choice in pieces. Closing it closes the connection, and with that vLLM ends the work."""
         asked = {**body, "stream": True}
-        with _translated():
-            async with self._client.stream(
-                "POST", "/v1/completions", json=asked, timeout=_limit(self._answer_seconds)
-            ) as said:  # fmt: skip
-                if said.status_code != 200:
-                    await said.aread()
-                _checked(said)
-                lines = said.aiter_lines()
-                async for line in lines:
-                    if not line.startswith("data: ") or line == "data: [DONE]":
-                        continue
-                    event = json.loads(line.removeprefix("data: "))
-                    if "error" in event:
-                        raise Refused(500, "the answer broke off")
-                    for choice in event["choices"]:
-                        if choice.get("finish_reason"):  # read to its end, the connection is there for the next answer
-                            async for _ in lines:
-                                pass
-                        yield choice
+        limit = self._answer_seconds
+        async with self._asked("POST /v1/completions", asked, limit) as said, aclosing(said.lines()) as lines:
+            async for line in lines:
+                if not line.startswith(EVENT + b"{"):
+                    continue
+                event = json.loads(line.removeprefix(EVENT))
+                if "error" in event:
+                    raise Refused(500, "the answer broke off")
+                for choice in event["choices"]:
+                    said.enough = bool(choice.get("finish_reason"))
+                    yield choice
 
     async def likelihoods(self, model: str, ids: tuple[int, ...], tokens: list[int]) -> list[float]:
         """Log-probability of each token behind a text."""
@@ -127,15 +106,28 @@ class VLLM:
             raise Refused(500, words) from None
 
     async def _get(self, path: str) -> Json:
-        with _translated():
-            said = await self._client.get(path, timeout=_limit(LOOK_SECONDS))
-            _checked(said)
-        found: Json = said.json()
+        found: Json = json.loads(await self._whole(f"GET {path}", None, LOOK_SECONDS))
         return found
 
     async def _told(self, path: str, body: Json) -> None:
-        with _translated():
-            _checked(await self._client.post(path, json=body, timeout=_limit(LOAD_SECONDS)))
+        await self._whole(f"POST {path}", body, LOAD_SECONDS)
+
+    async def _whole(self, route: str, body: Json | None, limit: float) -> bytes:
+        async with self._asked(route, body, limit) as said:
+            return await said.body()
+
+    @asynccontextmanager
+    async def _asked(self, route: str, body: Json | None, limit: float) -> AsyncIterator[Said]:
+        """Errors of the connection become ours. Their words are left out: they may hold a prompt's text."""
+        try:
+            async with self._wire.asked(route, b"" if body is None else pydantic_core.to_json(body), limit) as said:
+                if said.status != 200:
+                    raise Refused(said.status, _message(await said.body()) or f"status {said.status}")
+                yield said
+        except TimeoutError as error:
+            raise TimeoutError("vLLM did not answer in time") from error
+        except Broken as error:
+            raise Away(f"vLLM is away ({error})") from error
 
 
 def asked(model: str, ids: tuple[int, ...]) -> Json:
@@ -157,26 +149,9 @@ def largest(differences: Iterable[float]) -> float:
     return max(found, default=0.0) if all(map(math.isfinite, found)) else math.inf
 
 
-def _limit(seconds: float) -> httpx2.Timeout:
-    return httpx2.Timeout(seconds, connect=CONNECT_SECONDS, pool=None)
-
-
-def _checked(said: httpx2.Response) -> None:
-    if said.status_code == 200:
-        return
+def _message(body: bytes) -> str:
+    """Of vLLM's error; empty: it is none that is known."""
     try:
-        message = str(said.json()["error"]["message"])
+        return str(json.loads(body)["error"]["message"])[:400]
     except (ValueError, KeyError, TypeError):
-        message = f"status {said.status_code}"
-    raise Refused(said.status_code, message[:400])
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Inside it, HTTP's errors become ours. Their words are left out: they may hold a prompt's text."""
-    try:
-        yield
-    except httpx2.TimeoutException as error:
-        raise TimeoutError("vLLM did not answer in time") from error
-    except (httpx2.TransportError, httpx2.StreamError) as error:
-        raise Away(f"vLLM is away ({type(error).__name__})") from error
+        return ""
