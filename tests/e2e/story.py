@@ -47,7 +47,7 @@ ASK_MANY = """
 import collections, json, sys
 import openai
 url, model, text, count, tokens = sys.argv[1:]
-client = openai.OpenAI(base_url=url, api_key="none", timeout=60)
+client = openai.OpenAI(base_url=url, api_key="none", timeout=60, max_retries=0)
 digests, wrong = collections.Counter(), collections.Counter()
 for person in range(int(count)):
     try:
@@ -170,6 +170,12 @@ class Story:
         url, model = self._endpoint(name)
         command = [sys.executable, "-c", ASK_MANY, url, model, text, str(count), str(tokens)]
         return dict(json.loads(self.cluster.box.run(*command, seconds=300)))
+
+    def ask_until(self, stop: Path, name: str, text: str, tokens: int) -> list[Json]:
+        """One client that asks until `stop` is there and tries nothing again; its answers as `asker` tells them."""
+        command = [sys.executable, str(Path(__file__).with_name("asker.py")), *self._endpoint(name), text, str(tokens)]
+        said = self.cluster.box.run(*command, str(stop), seconds=700)
+        return [json.loads(line) for line in said.splitlines()]
 
     def _endpoint(self, name: str) -> tuple[str, str]:
         """Address and model as the job tells them; by the Service's number, for names are known in pods only."""

@@ -17,6 +17,11 @@ from tests.e2e import story
 
 Json = dict[str, Any]
 RUN_SECONDS = 420
+CLIENTS = 4
+Named = dict[str, str]
+"""Version -> digest."""
+Move = tuple[str, float, float]
+"""Version, when it was asked for, and when the status named it."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -94,7 +99,8 @@ def test_a_canary_that_never_ends_its_answers_gives_way_a_good_one_takes_over_an
     body["spec"]["serving"]["replicas"] = 2
     told.apply(body)
     told.until("tried", "two pods answer", lambda _: len(ready(told)) == 2, 120)
-    changes_under_load(told, material, body, (story.digest_of(first, "v1"), story.digest_of(said, "v3")))
+    digests = {"v1": story.digest_of(first, "v1"), "v3": story.digest_of(said, "v3")}
+    changes_under_load(told, material, body, digests)
     told.kubectl("delete", "ftj", "tried", "-n", told.team, "--timeout=60s", seconds=70)
 
 
@@ -158,28 +164,51 @@ def test_a_node_that_is_gone_for_a_while_costs_no_version_and_makes_none_twice(
     told.kubectl("delete", "ftj", "orphaned", "-n", told.team, "--timeout=60s", seconds=70)
 
 
-def changes_under_load(told: story.Story, material: story.Material, body: Json, digests: tuple[str, str]) -> None:
-    """v1 and v3 in turn; meanwhile a pod is deleted, and a container dies at once."""
-    with futures.ThreadPoolExecutor(4) as people:
-        asked_by = [people.submit(told.ask_many, "tried", material.question, 250, 8) for _ in range(4)]
-        pinned(told, body, "v1")
-        told.kubectl("delete", "pod", ready(told)[0], "-n", told.team, "--wait=false")
-        pinned(told, body, "v3")
-        told.until("tried", "two pods answer", lambda _: len(ready(told)) == 2, 120)
-        kill(told, ready(told)[0])
-        pinned(told, body, "v1")
-        pinned(told, body, "v3")
-        answers = [asking.result() for asking in asked_by]
-    assert [answer["wrong"] for answer in answers] == [{}] * 4
-    assert [sum(answer["digests"].values()) for answer in answers] == [250] * 4
-    assert {digest for answer in answers for digest in answer["digests"]} == set(digests)
-    assert told.ask_many("tried", material.question, 20, tokens=4) == {"digests": {digests[1]: 20}, "wrong": {}}
+def changes_under_load(told: story.Story, material: story.Material, body: Json, digests: Named) -> None:
+    """v1 and v3 in turn; meanwhile a pod is deleted, and a container dies at once. No client tries again."""
+    stop = told.cluster.owned.path / "enough"
+    with futures.ThreadPoolExecutor(CLIENTS) as people:
+        asked_by = [people.submit(told.ask_until, stop, "tried", material.question, 4) for _ in range(CLIENTS)]
+        try:
+            told.until("tried", "all ask", lambda _: len(list(stop.parent.glob("enough.*"))) == CLIENTS, 60)
+            moves, (died, healed) = changes(told, body)
+        finally:
+            stop.touch()
+        answers = [answer for asking in asked_by for answer in asking.result()]
+    wrong = [answer for answer in answers if "error" in answer]
+    told.say(
+        f"            {len(answers)} requests, {len(moves)} moves, {len(wrong)} failed, all at the killed container"
+    )
+    assert [one for one in wrong if one["received"] < died or one["sent"] > healed] == [], (wrong, moves, died, healed)
+    assert {one["error"] for one in wrong} <= {"APIConnectionError"}, wrong
+    assert {one["digest"] for one in answers if "error" not in one} == set(digests.values())
+    assert told.ask_many("tried", material.question, 20, tokens=4) == {"digests": {digests["v3"]: 20}, "wrong": {}}
 
 
-def pinned(told: story.Story, body: Json, version: str) -> None:
+def changes(told: story.Story, body: Json) -> tuple[list[Move], tuple[float, float]]:
+    """The moves, and from when until when a killed container was away."""
+    moves = [pinned(told, body, version) for version in ("v1", "v3", "v1")]
+    told.kubectl("delete", "pod", ready(told)[0], "-n", told.team, "--wait=false")
+    moves += [pinned(told, body, version) for version in ("v3", "v1", "v3")]
+    told.until("tried", "two pods answer", lambda _: len(ready(told)) == 2, 120)
+    moves += [pinned(told, body, version) for version in ("v1", "v3", "v1")]
+    died = time.time()
+    kill(told, ready(told)[0])
+    time.sleep(1)
+    told.until("tried", "two pods answer", lambda _: len(ready(told)) == 2, 120)
+    healed = time.time()
+    return moves + [pinned(told, body, version) for version in ("v3", "v1", "v3")], (died, healed)
+
+
+def pinned(told: story.Story, body: Json, version: str) -> Move:
+    """A while later, so that every client hears the version."""
+    asked = time.time()
     body["spec"]["serving"]["pinnedVersion"] = version
     told.apply(body)
     told.until("tried", f"{version} serves", lambda said: said["servedVersion"] == version, 120)
+    had = time.time()
+    time.sleep(1)
+    return version, asked, had
 
 
 def kill(told: story.Story, pod: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import http.client
 import os
 import re
 import signal
@@ -132,6 +133,32 @@ def test_sigterm_ends_it_after_the_last_answer_and_unready_first(shop: Shop, tmp
             parts += [part.choices[0].text for part in long]
         assert "".join(parts) == whole
         assert server.ended() == 0
+
+
+def test_who_keeps_a_connection_is_sent_elsewhere_before_it_stops(shop: Shop, tmp_path: Path) -> None:
+    with served.running(tmp_path / "conf", shop.base, start(shop), noticeSeconds=1) as server:
+        asking, silent = (http.client.HTTPConnection("127.0.0.1", server.client_port, timeout=10) for _ in range(2))
+        with server.client() as client, contextlib.closing(asking), contextlib.closing(silent):
+            assert [_last_answer(asking), _last_answer(silent)] == [(200, False)] * 2
+            long = client.completions.create(**slow(server), stream=True)
+            parts = [next(iter(long))]
+            os.kill(server.child, signal.SIGTERM)
+            server.until(lambda: server.get("/ready", None).status_code == 503, "it is not ready any more")
+            assert _last_answer(asking) == (200, True)
+            assert silent.sock.recv(1) == b""
+            # That was no end of the process: whoever is still being answered is answered whole.
+            assert server.get("/ready", None).status_code == 503
+            parts += list(long)
+        assert parts[-1].choices[0].finish_reason == "length"
+        assert server.ended() == 0
+
+
+def _last_answer(client: http.client.HTTPConnection) -> tuple[int, bool]:
+    """The status, and whether the connection ends with it."""
+    client.request("GET", "/health")
+    said = client.getresponse()
+    said.read()
+    return said.status, said.getheader("connection") == "close"
 
 
 def test_an_answer_that_does_not_end_in_time_is_cut_off_and_the_process_ends(shop: Shop, tmp_path: Path) -> None:

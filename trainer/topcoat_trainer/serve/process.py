@@ -36,6 +36,7 @@ from topcoat_trainer.serve.vllm_engine import VLLMEngine
 
 CUT_SECONDS = 5
 KEEP_ALIVE_SECONDS = 75
+LAST_ANSWER = (b"connection", b"close")
 log = logging.getLogger(__name__)
 
 
@@ -74,6 +75,17 @@ class Front(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    def part(self) -> None:
+        """From now on each answer says that it is the last on its connection: the client's next goes elsewhere."""
+        self.config.encoded_headers.append(LAST_ANSWER)
+        # uvicorn writes these anew from those above, but only once a second.
+        self.server_state.default_headers = [*self.server_state.default_headers, LAST_ANSWER]
+
+    def hang_up(self) -> None:
+        """Ends every connection, at once or after the answer that it carries."""
+        for found in list(self.server_state.connections):
+            found.shutdown()
+
 
 class House:
     """The parts of a server, as they come to be."""
@@ -104,11 +116,16 @@ class House:
         log.info("base model %s is loaded", told.base_model_id)
         await steward.run()
 
-    async def drain(self) -> None:
-        """Unready first, so that no new traffic is sent here; then closed; then until the last answer is given."""
+    async def drain(self, clients: Front) -> None:
+        """Unready first, so that no new traffic is sent here; then closed; then until the last answer is given.
+
+        Being unready turns new connections away only. A client that keeps its own would ask here until it is refused.
+        """
         self.admission.draining = True
+        clients.part()
         await asyncio.sleep(self._told.notice_seconds)
         self.admission.closed = True
+        clients.hang_up()
         try:
             await asyncio.wait_for(self.admission.emptied(), self._told.drain_seconds)
         except TimeoutError:
@@ -158,7 +175,7 @@ async def serve(told: ServerFile, places: Places) -> None:
         await asyncio.wait({living, stopping, *serving}, return_when=asyncio.FIRST_COMPLETED)
         if stopping.done():
             log.info("asked to stop")
-            await house.drain()
+            await house.drain(fronts[0])
         elif living.done():
             living.result()
     finally:
