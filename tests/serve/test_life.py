@@ -67,6 +67,23 @@ def test_it_is_alive_but_not_ready_until_all_is_proved(shop: Shop, tmp_path: Pat
         server.stop(signal.SIGKILL)
 
 
+def test_it_hears_what_is_new_before_it_is_ready(shop: Shop, tmp_path: Path) -> None:
+    """Mounted files may be a minute old: a pod that began with them would answer by a version of yesterday."""
+    with served.begun(tmp_path / "conf", shop.base, start(shop), newsSeconds=600) as server:
+        server.until_proved("v1")
+        assert server.get("/ready", None).status_code == 503
+        server.push(served.alias("claims", 2, [shop.versions["v1"], shop.versions["v2"]], ["v2"]))
+        server.ready()
+        assert server.post("/completions", slow(server, 1)).headers["x-topcoat-version"] == "claims--v2"
+
+
+def test_it_is_ready_where_nobody_tells_news(shop: Shop, tmp_path: Path) -> None:
+    with served.begun(tmp_path / "conf", shop.base, start(shop), newsSeconds=2) as server:
+        server.until_proved("v1")
+        assert server.get("/ready", None).status_code == 503
+        server.ready()
+
+
 def test_one_too_many_is_told_to_come_again(shop: Shop, tmp_path: Path) -> None:
     with (
         served.running(tmp_path / "conf", shop.base, start(shop), maxRunning=1, maxWaiting=1) as server,

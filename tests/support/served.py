@@ -215,14 +215,21 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(folder: Path, base: BaseModel, *made: AliasFile, **told: Any) -> Iterator[Server]:
-    """A server that is ready."""
+def begun(folder: Path, base: BaseModel, *made: AliasFile, **told: Any) -> Iterator[Server]:
+    """A server that has just begun."""
     server = Server(folder, base, told)
     server.write(*made)
     try:
-        yield server.start().ready()
+        yield server.start()
     finally:
         server.stop(signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def running(folder: Path, base: BaseModel, *made: AliasFile, **told: Any) -> Iterator[Server]:
+    """A server that is ready."""
+    with begun(folder, base, *made, **told) as server:
+        yield server.ready()
 
 
 def greedy(base: BaseModel, folder: Path | None, ids: list[int], tokens: int) -> list[int]:

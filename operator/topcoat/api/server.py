@@ -57,6 +57,9 @@ class ServerFile(Lenient):
     """Requests that may wait besides; the next one is told to come again (429)."""
     request_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """A request takes no longer, waiting included."""
+    news_seconds: Annotated[int, Field(ge=0, le=600)] = 0
+    """At the start: how long to stay unready for a first push, as mounted files may be older than the alias is. After
+    that the files count as they are."""
     notice_seconds: Annotated[int, Field(ge=0, le=600)] = 3
     """When asked to stop: how long requests are still taken, unready already, until nobody sends them here."""
     drain_seconds: Annotated[int, Field(ge=0, le=3600)] = 25

@@ -30,8 +30,16 @@ class ServerMemory:
     """What each agent said last, by UID of its pod."""
     applied: str = ""
     """Hash of the objects that were applied last."""
-    pushed: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By UID of the pod: generation of each alias that was pushed to it."""
+    pushed: dict[str, tuple[str, dict[str, int]]] = field(default_factory=dict)
+    """By UID of the pod: to which life of its engine what was pushed, each alias with its generation."""
+    ready: frozenset[str] = frozenset()
+    """UIDs of the pods that were ready when its jobs were marked last."""
+
+    def keep(self, pods: set[str]) -> None:
+        """Forgets what all others said and were told."""
+        for uid in (set(self.agents) | set(self.pushed)) - pods:
+            self.agents.pop(uid, None)
+            self.pushed.pop(uid, None)
 
 
 @dataclass(slots=True)

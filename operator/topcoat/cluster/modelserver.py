@@ -18,6 +18,8 @@ Json = dict[str, Any]
 
 SOON_SECONDS = 0.5
 QUIET_SECONDS = 30.0
+NEWS_SECONDS = 5
+"""A pod waits so long for a first push: it is asked twice a second, if we are there."""
 
 
 @dataclass(slots=True)
@@ -50,14 +52,17 @@ class Hands:
         return SOON_SECONDS if decided.unsettled else QUIET_SECONDS
 
     async def _ask(self, place: memory.Name, memo: memory.ServerMemory) -> None:
-        """Pushes what changed to each ready pod, and asks what it holds; news marks the jobs that wait for it."""
-        pods = served.ready_pods(self.known, *place)
-        gone = set(memo.agents) - {found.uid for found in pods}
-        for uid in gone:
-            del memo.agents[uid]
-            memo.pushed.pop(uid, None)
+        """Pushes what changed to each pod that runs, and asks what it holds; news marks the jobs that wait for it.
+
+        One that is not ready yet would begin with what its mounted files say, which may be a minute old; one that ends
+        still answers who was sent there. Nobody waits for the word of either.
+        """
+        pods = [found for found in self.known.pods_of(*place) if found.ip and found.phase == "Running"]
+        memo.keep({found.uid for found in pods})
         changed = await asyncio.gather(*(self.agents.meet(place, memo, found) for found in pods))
-        if any(changed) or gone:
+        ready = frozenset(found.uid for found in served.ready_pods(self.known, *place))
+        if any(changed) or ready != memo.ready:
+            memo.ready = ready
             for user in self._users(place):
                 self.known.mark(Key("FineTuneJob", place[0], user.job))
 
@@ -138,6 +143,7 @@ class Hands:
             base_model_digest=base.digest,
             max_adapters=wanted.spec.max_adapters,
             max_rank=wanted.spec.max_rank,
+            news_seconds=NEWS_SECONDS,
             **_engine(wanted, found),
             admin_token_sha256=self.agents.token_sha256((meta.namespace, meta.name)),
         )

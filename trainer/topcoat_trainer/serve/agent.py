@@ -80,6 +80,7 @@ class Agent:
         self._leases: Counter[Tag] = Counter()
         self._work = asyncio.Event()
         self._looked = False
+        self._news_by = time.monotonic() + told.news_seconds
         self._complete = False
         self.boot_id = uuid.uuid4().hex
 
@@ -121,7 +122,8 @@ class Agent:
         self._settle(fresh=bool(change.written or change.gone))
 
     def pushed(self, push: Push) -> None:
-        """The same by another way, sooner."""
+        """The same by another way, sooner. Whoever moves aliases has now said all that is new."""
+        self._news_by = 0.0
         newer = [self._hands.table.follow(file) for file in push.aliases]
         for alias in push.dropped:
             self._hands.table.drop(alias)
@@ -133,7 +135,8 @@ class Agent:
             self._hands.traffic.follow(entry.file)
             shares = ", ".join(f"{tag.name} {weight} %" for tag, weight in entry.shares) or "nobody"
             log.info("alias %s, generation %d: %s", entry.file.alias, entry.file.generation, shares)
-        self._complete = self._complete or (self._looked and self._settled())
+        current = self._looked and time.monotonic() >= self._news_by
+        self._complete = self._complete or (current and self._settled())
         if fresh:  # what was refused may have been mended
             for record in self._records.values():
                 record.again_at = 0.0
