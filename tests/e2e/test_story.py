@@ -178,9 +178,7 @@ def changes_under_load(told: story.Story, material: story.Material, body: Json, 
             stop.touch()
         answers = [answer for asking in asked_by for answer in asking.result()]
     wrong = [answer for answer in answers if "error" in answer]
-    told.say(
-        f"            {len(answers)} requests, {len(moves)} moves, {len(wrong)} failed, all at the killed container"
-    )
+    told.say(f"            {len(answers)} requests, {len(moves)} moves, {len(wrong)} failed")
     assert [one for one in wrong if one["received"] < died or one["sent"] > healed] == [], (wrong, moves, died, healed)
     assert {one["error"] for one in wrong} <= {"APIConnectionError"}, wrong
     versions = {digest: version for version, digest in digests.items()}

@@ -122,7 +122,7 @@ class Drifting:
 
 @pytest.mark.parametrize(("difference", "ok"), [(1e-6, True), (0.5, False), (float("nan"), False), (None, False)])
 def test_a_version_that_drifts_goes_on_answering_and_says_so(difference: float | None, ok: bool) -> None:
-    told: Any = SimpleNamespace(max_adapters=4)
+    told: Any = SimpleNamespace(max_adapters=4, news_seconds=0)
     hands: Any = SimpleNamespace(engine=Drifting(difference))
     made = agent.Agent(told, hands, "FP32")
     manifest: Any = SimpleNamespace(probes=(), lineage=SimpleNamespace(precision="FP32"))

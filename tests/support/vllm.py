@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx2
 
 from tests.support.crews import free_port
+from tests.support.guard import guard
 from tests.support.kube import folder as folders
 from tests.support.kube import left_out
 from topcoat.api import server
@@ -79,6 +80,7 @@ class RealVLLM:
     threads: int = 1
     port: int = 0
     child: subprocess.Popen[bytes] | None = None
+    guard: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -119,6 +121,7 @@ class RealVLLM:
             self.child = subprocess.Popen(
                 command, env=told, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
             )
+        self.guard = guard(self.child.pid, os.getpid())
         return self
 
     def _threads(self) -> dict[str, str]:
@@ -161,6 +164,9 @@ class RealVLLM:
         """At once, with all that belongs to it."""
         if self.child is None:
             return
+        if self.guard is not None:
+            self.guard.kill()
+            self.guard.wait(30)
         self.signal(signal.SIGKILL)
         self.child.wait(30)
         self.child = None
