@@ -9,7 +9,9 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from concurrent import futures
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +174,7 @@ def changes_under_load(told: story.Story, material: story.Material, body: Json, 
     with futures.ThreadPoolExecutor(CLIENTS) as people:
         asked_by = [people.submit(told.ask_until, stop, "tried", material.question, 4) for _ in range(CLIENTS)]
         try:
-            told.until("tried", "all ask", lambda _: len(list(stop.parent.glob("enough.*"))) == CLIENTS, 60)
-            moves, (died, healed) = changes(told, body)
+            moves, (died, healed) = changes(told, body, partial(all_heard, told, stop))
         finally:
             stop.touch()
         answers = [answer for asking in asked_by for answer in asking.result()]
@@ -189,19 +190,39 @@ def changes_under_load(told: story.Story, material: story.Material, body: Json, 
     assert told.ask_many("tried", material.question, 20, tokens=4) == {"digests": {digests["v3"]: 20}, "wrong": {}}
 
 
-def changes(told: story.Story, body: Json) -> tuple[list[Move], tuple[float, float]]:
-    """The moves, and from when until when a killed container was away."""
-    moves = [pinned(told, body, version) for version in ("v1", "v3", "v1")]
+def all_heard(told: story.Story, stop: Path, since: float) -> None:
+    """Returns when every client has an answer to a question that it asked after that time."""
+
+    def heard(_: Json) -> bool:
+        return [path.stat().st_mtime > since for path in stop.parent.glob(f"{stop.name}.*")] == [True] * CLIENTS
+
+    told.until("tried", "every client is answered", heard, 120)
+
+
+def changes(told: story.Story, body: Json, heard: Callable[[float], None]) -> tuple[list[Move], tuple[float, float]]:
+    """The moves, and from when until when a killed container was away. Between two of them every client is answered."""
+
+    def pinned(version: str) -> Move:
+        asked = time.time()
+        body["spec"]["serving"]["pinnedVersion"] = version
+        told.apply(body)
+        told.until("tried", f"{version} serves", lambda said: said["servedVersion"] == version, 120)
+        had = time.time()
+        heard(had)
+        return version, asked, had
+
+    heard(0)
+    moves = [pinned(version) for version in ("v1", "v3", "v1")]
     told.kubectl("delete", "pod", ready(told)[0], "-n", told.team, "--wait=false")
-    moves += [pinned(told, body, version) for version in ("v3", "v1", "v3")]
+    moves += [pinned(version) for version in ("v3", "v1", "v3")]
     told.until("tried", "two pods answer", lambda _: len(ready(told)) == 2, 120)
-    moves += [pinned(told, body, version) for version in ("v1", "v3", "v1")]
+    moves += [pinned(version) for version in ("v1", "v3", "v1")]
     died = time.time()
     kill(told, ready(told)[0])
     time.sleep(1)
     told.until("tried", "two pods answer", lambda _: len(ready(told)) == 2, 120)
     healed = time.time()
-    return moves + [pinned(told, body, version) for version in ("v3", "v1", "v3")], (died, healed)
+    return moves + [pinned(version) for version in ("v3", "v1", "v3")], (died, healed)
 
 
 def named(moves: list[Move], sent: float, received: float) -> set[str]:
@@ -213,17 +234,6 @@ def named(moves: list[Move], sent: float, received: float) -> set[str]:
             found.add(old)
         old, began = version, asked
     return found
-
-
-def pinned(told: story.Story, body: Json, version: str) -> Move:
-    """A while later, so that every client hears the version."""
-    asked = time.time()
-    body["spec"]["serving"]["pinnedVersion"] = version
-    told.apply(body)
-    told.until("tried", f"{version} serves", lambda said: said["servedVersion"] == version, 120)
-    had = time.time()
-    time.sleep(1)
-    return version, asked, had
 
 
 def kill(told: story.Story, pod: str) -> None:

@@ -154,6 +154,8 @@ def test_of_two_servers_one_may_be_killed_or_restarted_while_the_alias_moves(sho
                     front.point(name)
                     time.sleep(0.3)
                 server.start().ready()
+                for name in NAMES:  # as the operator waits, before it moves an alias
+                    server.until_proved(name)
                 assert said(server) == (shop.digest("v3"), expected[shop.digest("v3")])
                 front.point(NAMES[(turn + 1) % 3])
                 time.sleep(0.5)

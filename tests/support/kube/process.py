@@ -85,11 +85,12 @@ class Program:
             self._running.wait(timeout=grace_seconds)
 
     def kill(self) -> None:
-        """As a crash would: no time to say goodbye."""
+        """As a crash would: no time to say goodbye. Another thread may start it again as soon as it is gone."""
         if self._running is not None:
-            os.kill(self.pid, signal.SIGKILL)
-            self._running.wait(timeout=20)
+            pid, running = self.pid, self._running
             self.record.unlink(missing_ok=True)
+            os.kill(pid, signal.SIGKILL)
+            running.wait(timeout=20)
 
     def bury(self) -> None:
         """After its end by the record: lets the kernel forget the process."""
