@@ -151,7 +151,7 @@ def test_a_base_that_answers_otherwise_beside_a_version_is_not_proved(room: Room
         await found.listen(room.stand.base.facts.vocabulary_size)
         found.name = name
         await found.prove(room.loaded("claims--v2")[0])
-        http.close()
+        await http.close()
         return found.problem
 
     assert asyncio.run(proved(room.loaded("base-")[0])) == ""

@@ -86,8 +86,12 @@ class VLLMEngine:
         possible = frozenset(token for token in ends if token < facts.vocabulary_size)
         known = Told(told.vllm, told.base_model_id, told.max_running, possible)
         engine = cls(known, base, VLLM(told.vllm.url, told.request_seconds))
-        await engine._begun()
-        engine._watching = asyncio.create_task(engine._watch())
+        try:
+            await engine._begun()
+        except BaseException:
+            await engine._http.close()
+            raise
+        engine._watching = asyncio.create_task(engine._watched())
         return engine
 
     # --- vLLM's life
@@ -144,6 +148,12 @@ class VLLMEngine:
         self._folder.mkdir(parents=True, exist_ok=True)
         for left in self._folder.iterdir():
             shutil.rmtree(left, ignore_errors=True)
+
+    async def _watched(self) -> None:
+        try:
+            await self._watch()
+        finally:
+            await self._http.close()
 
     async def _watch(self) -> None:
         """Looks at vLLM every second; whatever it held when it went is lost."""

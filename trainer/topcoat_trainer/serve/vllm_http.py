@@ -11,17 +11,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import aiohttp
 import pydantic_core
 
 from topcoat_trainer.serve.engine import EngineLost
-from topcoat_trainer.serve.vllm_wire import Broken, Said, Wire
 
 Json = dict[str, Any]
 TOKEN = "token_id:"  # noqa: S105 (how vLLM writes a token as its number)
+CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 10.0
 LOAD_SECONDS = 300.0
+KEEP_ALIVE_SECONDS = 2.0
+"""Less than vLLM's own 5: a request on a connection that it is closing would look as if vLLM were gone."""
 STARTED = "process_start_time_seconds "
 EVENT = b"data: "
+HEADERS = {"content-type": "application/json"}
 
 
 class Away(EngineLost):
@@ -40,23 +44,25 @@ class VLLM:
     """One vLLM. `answer_seconds`: how long it may be silent before and within an answer."""
 
     def __init__(self, url: str, answer_seconds: float) -> None:
+        self._url = url
         self._answer_seconds = answer_seconds
-        self._wire = Wire(url)
+        self._session: aiohttp.ClientSession | None = None
 
-    def close(self) -> None:
-        self._wire.close()
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
 
     async def version(self) -> str:
         return str((await self._get("/version"))["version"])
 
     async def boot(self) -> str:
         """Tells one start of the process from another; empty where it does not say."""
-        rows = (await self._whole("GET /metrics", None, LOOK_SECONDS)).decode().splitlines()
+        rows = (await self._whole("GET", "/metrics", None, LOOK_SECONDS)).decode().splitlines()
         return next((row[len(STARTED) :] for row in rows if row.startswith(STARTED)), "")
 
     async def healthy(self) -> None:
         """Away or Refused where it cannot work."""
-        await self._whole("GET /health", None, LOOK_SECONDS)
+        await self._whole("GET", "/health", None, LOOK_SECONDS)
 
     async def cards(self) -> list[Json]:
         """The base model and what is loaded."""
@@ -76,15 +82,17 @@ class VLLM:
 
     async def complete(self, body: Json) -> Json:
         """The one choice of a whole answer."""
-        said = await self._whole("POST /v1/completions", body, self._answer_seconds)
+        said = await self._whole("POST", "/v1/completions", body, self._answer_seconds)
         choice: Json = json.loads(said)["choices"][0]
         return choice
 
     async def stream(self, body: Json) -> AsyncGenerator[Json, None]:
         """The choice in pieces. Closing it closes the connection, and with that vLLM ends the work."""
-        asked = {**body, "stream": True}
         limit = self._answer_seconds
-        async with self._asked("POST /v1/completions", asked, limit) as said, aclosing(said.lines()) as lines:
+        async with (
+            self._asked("POST", "/v1/completions", {**body, "stream": True}, limit) as said,
+            aclosing(_lines(said.content)) as lines,
+        ):
             async for line in lines:
                 if not line.startswith(EVENT + b"{"):
                     continue
@@ -92,7 +100,9 @@ class VLLM:
                 if "error" in event:
                     raise Refused(500, "the answer broke off")
                 for choice in event["choices"]:
-                    said.enough = bool(choice.get("finish_reason"))
+                    if choice.get("finish_reason"):  # read to its end, the connection is there for the next answer
+                        async for _ in lines:
+                            pass
                     yield choice
 
     async def likelihoods(self, model: str, ids: tuple[int, ...], tokens: list[int]) -> list[float]:
@@ -106,28 +116,36 @@ class VLLM:
             raise Refused(500, words) from None
 
     async def _get(self, path: str) -> Json:
-        found: Json = json.loads(await self._whole(f"GET {path}", None, LOOK_SECONDS))
+        found: Json = json.loads(await self._whole("GET", path, None, LOOK_SECONDS))
         return found
 
     async def _told(self, path: str, body: Json) -> None:
-        await self._whole(f"POST {path}", body, LOAD_SECONDS)
+        await self._whole("POST", path, body, LOAD_SECONDS)
 
-    async def _whole(self, route: str, body: Json | None, limit: float) -> bytes:
-        async with self._asked(route, body, limit) as said:
-            return await said.body()
+    async def _whole(self, method: str, path: str, body: Json | None, limit: float) -> bytes:
+        async with self._asked(method, path, body, limit) as said:
+            return await said.read()
 
     @asynccontextmanager
-    async def _asked(self, route: str, body: Json | None, limit: float) -> AsyncIterator[Said]:
+    async def _asked(
+        self, method: str, path: str, body: Json | None, limit: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Errors of the connection become ours. Their words are left out: they may hold a prompt's text."""
+        if self._session is None:  # it wants a loop that runs
+            kept = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
+            # Loopback: whatever proxy the environment names is not asked.
+            self._session = aiohttp.ClientSession(self._url, connector=kept, trust_env=False)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=limit)
+        data = None if body is None else pydantic_core.to_json(body)
         try:
-            async with self._wire.asked(route, b"" if body is None else pydantic_core.to_json(body), limit) as said:
+            async with self._session.request(method, path, data=data, headers=HEADERS, timeout=timeout) as said:
                 if said.status != 200:
-                    raise Refused(said.status, _message(await said.body()) or f"status {said.status}")
+                    raise Refused(said.status, _message(await said.read()) or f"status {said.status}")
                 yield said
         except TimeoutError as error:
             raise TimeoutError("vLLM did not answer in time") from error
-        except Broken as error:
-            raise Away(f"vLLM is away ({error})") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Away(f"vLLM is away ({type(error).__name__})") from error
 
 
 def asked(model: str, ids: tuple[int, ...]) -> Json:
@@ -147,6 +165,15 @@ def largest(differences: Iterable[float]) -> float:
     """Infinity where one is not a number: max() would overlook it."""
     found = list(differences)
     return max(found, default=0.0) if all(map(math.isfinite, found)) else math.inf
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    """Of any length, which aiohttp's own are not."""
+    rest = b""
+    async for part in content.iter_any():
+        *whole, rest = (rest + part).split(b"\n")
+        for line in whole:
+            yield line
 
 
 def _message(body: bytes) -> str:
