@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup venv demo test quick lint fix generate manifests images e2e bench-operator bench-serving bench-hop cluster cluster-down pins clean
+.PHONY: help setup venv demo test quick lint fix generate manifests images e2e bench-operator bench-serving bench-hop bench-trainer cluster cluster-down pins clean
 
 # The first of these that is recent enough. Say PYTHON=/path/to/python to use another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -78,6 +78,9 @@ bench-operator: setup ## Measure the operator beside Kubeflow Trainer's manager:
 
 bench-serving: setup ## Measure answers of many versions beside PEFT and transformers, with the demo's model (minutes)
 	@$(BIN)/python -m benchmarks.serving $(BENCH)
+
+bench-trainer: setup ## Measure fine-tuning of last layers beside Trainer with PEFT, and TRL (tens of minutes)
+	@$(BIN)/python -m benchmarks.trainer $(BENCH)
 
 bench-hop: setup ## Measure what the server adds to the answers of a real vLLM on the CPU (a minute or two)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.serving.hop $(BENCH)

@@ -1,0 +1,83 @@
+"""Ours: the loop and the cache as a run uses them, without reading data, judging and sealing."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.trainer.subject import Order, Pace
+from topcoat.api.method import LoRA, Method
+from topcoat.api.training import Training
+from topcoat_trainer import adapter, cache, devices, layers
+from topcoat_trainer import model as models
+from topcoat_trainer.halves import Halves
+from topcoat_trainer.loop import survey
+from topcoat_trainer.loop.course import Course, Settings
+from topcoat_trainer.loop.loop import Loop
+from topcoat_trainer.loop.stop import Stop
+from topcoat_trainer.progress import Reporter
+
+
+class Paced(Reporter):
+    """Waits for its turn between epochs. What the loop says after each step tells where it is."""
+
+    def __init__(self, pace: Pace, model: Any, steps_per_epoch: int) -> None:
+        super().__init__(None)
+        self._pace, self._model, self._every = pace, model, steps_per_epoch
+
+    def share(self, *words: Any, step: tuple[int, int] | None = None, **more: Any) -> None:
+        super().share(*words, step=step, **more)
+        if step is not None and step[0] % self._every == 0:
+            self._pace.done(self._model)
+            if step[0] < step[1]:
+                self._pace.wait()
+
+
+def cached(order: Order, pace: Pace) -> None:
+    train(order, pace, use_cache=True)
+
+
+def uncached(order: Order, pace: Pace) -> None:
+    train(order, pace, use_cache=False)
+
+
+def train(order: Order, pace: Pace, *, use_cache: bool) -> None:
+    devices.deterministic(order.seed)
+    base = models.load(order.model)
+    edge = layers.boundary(base.model, order.last_layers or "All", "Generation")
+    tail = adapter.attach(base, Method(lora=LoRA(rank=order.rank, alpha=2 * order.rank)), edge, order.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        course = _course(order, tail, Path(folder))
+        pace.wait()
+        course.view = survey.view(tail.model, course.rows, packing=True)
+        if use_cache:
+            found, report = cache.open_cache(Halves(tail.model, edge), course.rows, packing=course.view.packing)
+            if found is None:
+                raise RuntimeError(report.reason)
+            course.around = found.around
+        pace.done(None)
+        loop = Loop(course)
+        course.reporter = Paced(pace, tail.model, loop.order.steps_per_epoch)
+        loop.resume()
+        pace.wait()
+        loop.run()
+
+
+def _course(order: Order, tail: adapter.Tail, folder: Path) -> Course:
+    rows, facts = order.rows.train, tail.base.facts
+    room = survey.Room(
+        devices.Device("cpu", torch.float32, ""), tail.boundary, facts.hidden_size, facts.vocabulary_size
+    )
+    settings = Settings(
+        epochs=order.epochs,
+        rows_per_step=order.rows_per_step,
+        learning_rate=order.learning_rate,
+        warmup_ratio=order.warmup_ratio,
+        seed=order.seed,
+        checkpoint_interval_steps=1_000_000,
+    )
+    portion = survey.portion(Training(effective_batch_size=order.rows_per_step), rows, room)
+    return Course(tail.model, tail.boundary, rows, (), settings, portion, folder, "benchmark", Reporter(None), Stop())
