@@ -19,6 +19,7 @@ from topcoat_trainer.loop.course import Course, Settings
 from topcoat_trainer.loop.loop import Loop
 from topcoat_trainer.loop.stop import Stop
 from topcoat_trainer.progress import Reporter
+from topcoat_trainer.view import View
 
 
 class Paced(Reporter):
@@ -54,7 +55,7 @@ def train(order: Order, pace: Pace, *, use_cache: bool) -> None:
         pace.wait()
         course.view = survey.view(tail.model, course.rows, packing=True)
         if use_cache:
-            found, report = cache.open_cache(Halves(tail.model, edge), course.rows, packing=course.view.packing)
+            found, report = cache.open_cache(Halves(tail.model, edge), course.rows, course.view)
             if found is None:
                 raise RuntimeError(report.reason)
             course.around = found.around
@@ -80,4 +81,16 @@ def _course(order: Order, tail: adapter.Tail, folder: Path) -> Course:
         checkpoint_interval_steps=1_000_000,
     )
     portion = survey.portion(Training(effective_batch_size=order.rows_per_step), rows, room)
-    return Course(tail.model, tail.boundary, rows, (), settings, portion, folder, "benchmark", Reporter(None), Stop())
+    return Course(
+        tail.model,
+        tail.boundary,
+        rows,
+        (),
+        settings,
+        portion,
+        folder,
+        "benchmark",
+        Reporter(None),
+        Stop(),
+        View(tail.model),
+    )

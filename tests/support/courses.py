@@ -62,8 +62,8 @@ def course(
         identity="i" * 64,
         reporter=Reporter(folder / "progress.json"),
         stop=Stop(),
+        view=survey.view(tail.model, rows(18), packing=settings.packing),
     )
-    made.view = survey.view(made.model, made.rows, packing=settings.packing)
     made.reporter.stage("Training")
     for name, value in changes.items():
         setattr(made, name, value)

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from tests.support import courses, tiny_models
-from topcoat_trainer import batches
+from topcoat_trainer import batches, head
 from topcoat_trainer import model as models
 from topcoat_trainer.batches import Batch, Order, Portion
 from topcoat_trainer.example import Example, TokenRow
-from topcoat_trainer.loop import loss
 
 # transformers does not tell Falcon's mask about position ids.
 UNPACKABLE = {"falcon"}
@@ -97,7 +96,7 @@ def test_packed_rows_compute_as_if_they_were_alone_or_are_not_packed(family: str
 
     def outputs(batch: Batch) -> torch.Tensor:
         with torch.no_grad():
-            return loss.logits_at(model, batch.inputs(), batch.selected)
+            return head.logits_at(model, batch.inputs(), batch.selected)
 
     packing = batches.misfit(model, rows, outputs) == ""
     assert packing is (family not in UNPACKABLE)
@@ -105,7 +104,7 @@ def test_packed_rows_compute_as_if_they_were_alone_or_are_not_packed(family: str
     alone = torch.cat([outputs(batches.batch(rows, [segment.row], packing=False)) for segment in batch.segments])
     torch.testing.assert_close(outputs(batch), alone, rtol=1e-4, atol=1e-5)
     first = batches.batch(rows, [0], packing=False)
-    assert loss.head_misfit(model, first.inputs(), first.selected) == ""
+    assert head.misfit(model, first.inputs(), first.selected) == ""
 
 
 def test_a_model_that_would_let_rows_see_one_another_is_found_out(tmp_path: Path) -> None:
@@ -114,7 +113,7 @@ def test_a_model_that_would_let_rows_see_one_another_is_found_out(tmp_path: Path
     def blind(batch: Batch) -> torch.Tensor:
         given = {**batch.inputs(), "attention_mask": torch.ones_like(batch.input_ids)}
         with torch.no_grad():
-            return loss.logits_at(model, given, batch.selected)
+            return head.logits_at(model, given, batch.selected)
 
     assert "differ" in batches.misfit(model, courses.rows(6), blind)
 

@@ -21,7 +21,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from topcoat.api.method import Method, MethodType
-from topcoat_trainer import adapter_file, devices, files, freeze, layers, target, weight_file
+from topcoat_trainer import adapter_file, devices, files, freeze, layers, lora, target, weight_file
 from topcoat_trainer.adapter_file import check
 from topcoat_trainer.boundary import Boundary
 from topcoat_trainer.errors import Corrupt, TrainerError
@@ -95,6 +95,7 @@ def attach(base: BaseModel, method: Method, edge: Boundary, seed: int) -> Tail:
         with devices.own_randomness(seed), _quiet():
             wrapped = cast("peft.PeftModel", peft.get_peft_model(base.model, config))
         freeze.freeze(base.model, edge, method)
+        lora.fuse(base.model)
         proof = freeze.prove(base.model, edge, method)
         tail = Tail(base, method, edge, proof, chosen.names, chosen.notes, wrapped)
     layers.training_mode(base.model, edge)

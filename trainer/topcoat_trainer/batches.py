@@ -1,7 +1,8 @@
-"""Which rows make a step, and how they become tensors: packed into shared sequences, or padded.
+"""Which rows make a step, and how they become tensors: in one line, packed into shared sequences, or padded.
 
 Order follows from (seed, epoch) alone, so a resumed run replays the same steps. Rows in one sequence never see one
 another: position ids restart at each row, and with no attention mask given, transformers makes the mask block-diagonal.
+In a line (line.py), what rows begin with in common stands once, and what nothing is learnt from does not stand at all.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import functools
 import inspect
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
+from topcoat_trainer import line as lines
+from topcoat_trainer import tree as trees
 from topcoat_trainer.example import TokenRow
+from topcoat_trainer.line import Line
 
 
 @functools.lru_cache(maxsize=2)
@@ -81,12 +85,13 @@ class Portion:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Where one row stands in a batch: tokens [start, start + length) of a sequence."""
+    """Where tokens [offset, offset + length) of a row stand in a batch: from `start` on in a sequence."""
 
     row: int
     sequence: int
     start: int
     length: int
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +104,20 @@ class Batch:
     selected: torch.Tensor
     targets: torch.Tensor
     segments: tuple[Segment, ...]
+    paths: Mapping[int, tuple[Segment, ...]] = field(default_factory=dict)
+    """For each row the segments that it is read from, in order."""
+    line: Line | None = None
+    """What sees what, where the rows stand in one line."""
 
     @property
     def tokens(self) -> int:
+        """Tokens that are computed, without filling."""
         return sum(segment.length for segment in self.segments)
+
+    def row_states(self, states: torch.Tensor, row: int) -> torch.Tensor:
+        """A row's own states out of the whole batch's (sequences by tokens by size)."""
+        path = self.paths[row]
+        return torch.cat([states[part.sequence, part.start : part.start + part.length] for part in path])
 
     def inputs(self) -> dict[str, torch.Tensor]:
         """What the model's own forward takes."""
@@ -118,6 +133,8 @@ class Batch:
             selected=self.selected.to(device),
             targets=self.targets.to(device),
             segments=self.segments,
+            paths=self.paths,
+            line=self.line.to(device) if self.line else None,
         )
 
 
@@ -168,6 +185,39 @@ def batch(rows: Sequence[TokenRow], chosen: Sequence[int], *, packing: bool, wid
         selected=torch.tensor(selected, dtype=torch.long),
         targets=torch.tensor(targets, dtype=torch.long),
         segments=tuple(segments),
+        paths={segment.row: (segment,) for segment in segments},
+    )
+
+
+def lined(rows: Sequence[TokenRow], chosen: Sequence[int], worth_tokens: int = trees.WORTH_TOKENS) -> Batch:
+    """Tensors of the chosen rows in one line: shared beginnings once, and of each row only what must be read."""
+    read = [rows[index].ids[: rows[index].read_tokens] for index in chosen]
+    tree = trees.grow(read, worth_tokens)
+    begin = lines.starts(tree)
+    segments = [
+        Segment(chosen[piece.row], 0, start, len(piece), piece.start)
+        for piece, start in zip(tree.pieces, begin, strict=True)
+    ]
+    selected: list[int] = []
+    targets: list[int] = []
+    for member, index in enumerate(chosen):
+        row = rows[index]
+        learnt = [place for place in range(1, len(row.ids)) if row.trained[place]]
+        selected += lines.flat_positions(tree, member, [place - 1 for place in learnt])
+        targets += [row.ids[place] for place in learnt]
+    pieces = [(read[piece.row], piece) for piece in tree.pieces]
+    return Batch(
+        input_ids=torch.tensor([[token for ids, piece in pieces for token in ids[piece.start : piece.end]]]),
+        position_ids=torch.tensor([[place for _, piece in pieces for place in range(piece.start, piece.end)]]),
+        attention_mask=None,
+        selected=torch.tensor(selected, dtype=torch.long),
+        targets=torch.tensor(targets, dtype=torch.long),
+        segments=tuple(segments),
+        paths={
+            index: tuple(segments[piece] for piece in tree.path(tree.leaves[member]))
+            for member, index in enumerate(chosen)
+        },
+        line=lines.line(tree),
     )
 
 
@@ -187,16 +237,48 @@ def misfit(model: nn.Module, rows: Sequence[TokenRow], outputs: Callable[[Batch]
     """
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return "the model takes no position ids"
-    learnable = [index for index in range(len(rows)) if learnt_tokens(rows, [index])]
-    trial = sorted(learnable, key=lambda index: len(rows[index].ids))[:3]
+    trial = _trial(rows)
     if len(trial) < 2:
         return ""
-    packed = batch(rows, trial, packing=True, width=sum(len(rows[index].ids) for index in trial))
+    packed = batch(trial, range(len(trial)), packing=True, width=sum(len(row.ids) for row in trial))
+    order = [segment.row for segment in packed.segments]
+    difference = _difference(model, outputs, packed, [batch(trial, [row], packing=False) for row in order])
+    return f"packed rows differ from single ones by {difference:.1e}" if difference else ""
+
+
+def line_misfit(model: nn.Module, rows: Sequence[TokenRow], outputs: Callable[[Batch], torch.Tensor]) -> str:
+    """Why rows of this model cannot stand in one line; empty if they can. Two rows, and one that begins as the first
+    and ends as the second, are computed both ways and compared.
+    """
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return "the model takes no position ids"
+    trial = _trial(rows)
+    if len(trial) > 1:
+        first, last = trial[0], trial[-1]
+        half, rest = len(first.ids) // 2, len(last.ids) // 2
+        ids, trained = first.ids[:half] + last.ids[rest:], first.trained[:half] + last.trained[rest:]
+        trial = [first, replace(first, ids=ids, trained=trained), last]
+    line = lined(trial, range(len(trial)), worth_tokens=1)
+    alone = [batch(trial, [row], packing=False) for row in range(len(trial))]
+    difference = _difference(model, outputs, line, alone)
+    return f"rows in one line differ from single ones by {difference:.1e}" if difference else ""
+
+
+def _trial(rows: Sequence[TokenRow]) -> list[TokenRow]:
+    """A few short rows that something is learnt from."""
+    learnable = [index for index in range(len(rows)) if learnt_tokens(rows, [index])]
+    return [rows[index] for index in sorted(learnable, key=lambda index: len(rows[index].ids))[:3]]
+
+
+def _difference(
+    model: nn.Module, outputs: Callable[[Batch], torch.Tensor], together: Batch, alone: Sequence[Batch]
+) -> float:
+    """How far outputs are apart, as a share of the largest; 0 within the tolerance."""
     with torch.no_grad():
-        together = outputs(packed).float()
-        alone = torch.cat([outputs(batch(rows, [segment.row], packing=False)).float() for segment in packed.segments])
+        found = outputs(together).float()
+        single = torch.cat([outputs(one).float() for one in alone])
     # The least scale is 1e-3, so that a model whose outputs are all near zero is not waved through.
-    scale = float(alone.abs().max().clamp_min(1e-3))
-    difference = float((together - alone).abs().max()) / scale
+    scale = float(single.abs().max().clamp_min(1e-3))
+    difference = float((found - single).abs().max()) / scale
     tolerance = TOLERANCE.get(next(model.parameters()).dtype, COARSE_TOLERANCE)
-    return "" if difference <= tolerance else f"packed rows differ from single ones by {difference:.1e}"
+    return 0.0 if difference <= tolerance else difference

@@ -5,30 +5,34 @@ Exact or not used: `open_cache` compares whole and split on real rows first. Who
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
 from topcoat.api.training import CacheMedium, CacheMode
-from topcoat_trainer import batches
-from topcoat_trainer import prefix as prefixes
+from topcoat_trainer import tree as trees
 from topcoat_trainer.batches import Batch
 from topcoat_trainer.boundary import Boundary
 from topcoat_trainer.errors import OutOfMemory, TrainerError, UserInputError
 from topcoat_trainer.example import TokenRow
 from topcoat_trainer.halves import Halves, difference
+from topcoat_trainer.tree import Piece
+from topcoat_trainer.view import Kind, View
 
 logger = logging.getLogger(__name__)
 
 FILL_TOKENS = 4096
 CHECK_TOKENS = 192
-# Prompt tokens that must be saved before a beginning that all rows share is computed apart.
-SHARED_TOKENS = 8192
+# Tokens that must be saved before what rows begin with is kept apart from what follows.
+SHARED_TOKENS = 256
 CHECK_AMONG = 64
 MEMORY_SHARE = 0.5
 # A row's state is the same number however it was batched, up to the order of summation inside a kernel.
@@ -114,115 +118,131 @@ def _mebibytes(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-class Beginning:
-    """The tokens that all rows begin with, through the frozen layers once: their state, and what later tokens see."""
+class Kept(Protocol):
+    """Where states are kept, by name. `find` gives None for what is not there."""
 
-    def __init__(self, halves: Halves, prefix: prefixes.Prefix) -> None:
-        self.halves = halves
-        self.prefix = prefix
-        self.hidden = halves.capture(_padded([prefix.ids], halves.model.device))
+    def find(self, name: bytes) -> torch.Tensor | None: ...
 
-    def capture(self, members: list[tuple[int, ...]]) -> torch.Tensor:
-        """States of the rows, filled up on the right; only what follows the beginning is computed."""
-        model = self.halves.model
-        own = _padded([ids[len(self.prefix) :] for ids in members], model.device)
-        seen = prefixes.expanded(model, self.prefix, [0] * len(members))
-        rest = self.halves.capture({**own, "past_key_values": seen, "use_cache": True})
-        return torch.cat([self.hidden.expand(len(members), -1, -1), rest], dim=1)
+    def put(self, name: bytes, states: torch.Tensor) -> None: ...
 
 
-def _beginning_or_none(halves: Halves, ids: tuple[int, ...]) -> Beginning | None:
-    """None where there is nothing to share, or where the model's state cannot be shared as a whole."""
-    found = prefixes.prefix_or_none(halves.model, ids) if ids else None
-    return Beginning(halves, found) if found is not None and found.ids == ids else None
+class Memory:
+    """States in this process's memory."""
+
+    def __init__(self) -> None:
+        self._states: dict[bytes, torch.Tensor] = {}
+
+    def find(self, name: bytes) -> torch.Tensor | None:
+        return self._states.get(name)
+
+    def put(self, name: bytes, states: torch.Tensor) -> None:
+        self._states[name] = states.detach().cpu().clone()
 
 
-def common_beginning(rows: Sequence[TokenRow]) -> tuple[int, ...]:
-    """What all rows begin with, where computing it once saves enough to be worth another way of computing."""
-    distinct = list({row.ids for row in rows})
-    length = prefixes.shared_length(distinct)
-    return distinct[0][:length] if length * (len(distinct) - 1) >= SHARED_TOKENS else ()
+def name(ids: tuple[int, ...]) -> bytes:
+    """What states are kept under: the digest of all tokens up to their last one."""
+    return hashlib.sha256(array("q", ids).tobytes()).digest()
 
 
 class BoundaryCache:
-    """The states of a set of rows at the boundary: one sample after another, unpadded, in one block of memory."""
+    """The states of a set of rows at the boundary, tokens by hidden size, unpadded.
 
-    def __init__(self, halves: Halves) -> None:
+    What many rows begin with is kept once. States kept under a name end where its tokens end; those before them are
+    found under the name of the tokens before. So rows that come later find what is there, however they are shared.
+    """
+
+    def __init__(self, halves: Halves, view: View, kept: Kept | None = None) -> None:
         self.halves = halves
-        self._states = torch.empty(0)
-        self._spans: list[tuple[int, int]] = []
-        self._begin: Beginning | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        return self._states.nbytes
-
-    @property
-    def tokens(self) -> int:
-        return self._states.shape[0]
+        self.view = view
+        self._kept = kept or Memory()
+        self._rows: list[list[tuple[int, torch.Tensor]]] = []
+        self.tokens = 0
+        self.size_bytes = 0
 
     def fill(
-        self,
-        rows: Sequence[TokenRow],
-        batch_tokens: int = FILL_TOKENS,
-        progress: Progress = lambda _, __: None,
-        begin: tuple[int, ...] = (),
+        self, rows: Sequence[TokenRow], batch_tokens: int = FILL_TOKENS, progress: Progress = lambda _, __: None
     ) -> None:
-        """Computes and keeps the states of the rows, equal rows and the tokens `begin`, with which all of them begin,
-        once. A portion too large for memory is halved.
-        """
-        first: dict[tuple[int, ...], tuple[int, int]] = {}
-        start = 0
-        for row in rows:
-            if row.ids not in first:
-                first[row.ids] = (start, len(row.ids))
-                start += len(row.ids)
-        config, model = self.halves.model.config.get_text_config(), self.halves.model
-        self._states = torch.empty(start, config.hidden_size, dtype=model.dtype)
-        self._spans = [first[row.ids] for row in rows]
-        self._begin = _beginning_or_none(self.halves, begin)
+        """Computes and keeps the states of the rows that are not kept yet. A portion too large for memory is halved."""
+        distinct = {ids: row for row in rows if (ids := self.view.ids(row))}
+        missing = [row for ids, row in distinct.items() if self._found(ids) is None]
+        tree = trees.grow([self.view.ids(row) for row in missing], SHARED_TOKENS)
+        pieces: dict[int, list[Piece]] = {}
+        for piece in tree.pieces:
+            pieces.setdefault(piece.row, []).append(piece)
         done = 0
-        for members in _portions(list(first), batch_tokens):
-            self._run(members, first)
+        for members in _portions(
+            [self.view.ids(row) for row in missing], batch_tokens, lined=self.view.kind is Kind.LINE
+        ):
+            self._run(missing, members, pieces)
             done += len(members)
-            progress(done, len(first))
+            progress(done, len(missing))
+        self._remember(rows)
 
-    def _run(self, members: list[tuple[int, ...]], places: dict[tuple[int, ...], tuple[int, int]]) -> None:
-        """One pass over rows of like length. They are filled up on the right: causal layers never see what follows."""
+    def _run(self, rows: Sequence[TokenRow], members: list[int], pieces: Mapping[int, list[Piece]]) -> None:
+        """One pass over rows, in the form in which the model takes them."""
+        batch = self.view.batch(rows, members)
+        moved = batch.to(self.halves.model.device)
         try:
-            if self._begin:
-                hidden = self._begin.capture(members)
-            else:
-                hidden = self.halves.capture(_padded(members, self.halves.model.device))
+            with self.view.reading(moved):
+                hidden = self.halves.capture(moved.inputs())
         except torch.OutOfMemoryError as error:
             if len(members) == 1:
-                raise OutOfMemory(
-                    f"a row of {len(members[0])} tokens does not fit through the frozen layers"
-                ) from error
-            self._run(members[: len(members) // 2], places)
-            self._run(members[len(members) // 2 :], places)
+                tokens = len(self.view.ids(rows[members[0]]))
+                raise OutOfMemory(f"a row of {tokens} tokens does not fit through the frozen layers") from error
+            self._run(rows, members[: len(members) // 2], pieces)
+            self._run(rows, members[len(members) // 2 :], pieces)
             return
-        if hidden.dtype != self._states.dtype:  # a model that computes in another dtype than its weights'
-            self._states = self._states.to(hidden.dtype)
-        for index, ids in enumerate(members):
-            start, length = places[ids]
-            self._states[start : start + length] = hidden[index, :length].to(self._states.device)
+        for member in members:
+            ids = self.view.ids(rows[member])
+            for piece in pieces.get(member, ()):
+                states = batch.row_states(hidden, member)
+                self._kept.put(name(ids[: piece.end]), states[piece.start : piece.end])
+
+    def _found(self, ids: tuple[int, ...]) -> list[tuple[int, torch.Tensor]] | None:
+        """A row's states in pieces, each with the position of its first token; None where one is missing."""
+        found: list[tuple[int, torch.Tensor]] = []
+        end = len(ids)
+        while end:
+            states = self._kept.find(name(ids[:end]))
+            if states is None or not 0 < len(states) <= end:
+                return None
+            end -= len(states)
+            found.append((end, states))
+        return found[::-1]
+
+    def _remember(self, rows: Sequence[TokenRow]) -> None:
+        pieces: dict[int, torch.Tensor] = {}
+        self._rows = []
+        for row in rows:
+            found = self._found(self.view.ids(row))
+            if found is None:
+                raise TrainerError("states that were just kept are not there")
+            self._rows.append(found)
+            pieces.update({id(states): states for _, states in found})
+        self.tokens = sum(map(len, pieces.values()))
+        self.size_bytes = sum(states.numel() * states.element_size() for states in pieces.values())
 
     def states(self, row: int) -> torch.Tensor:
-        """The row's states, tokens by hidden size. A view: do not write to it."""
-        start, length = self._spans[row]
-        return self._states[start : start + length]
+        """The row's states, tokens by hidden size."""
+        return torch.cat([states for _, states in self._rows[row]])
 
     def hidden(self, batch: Batch) -> torch.Tensor:
-        """The states of a batch's rows where the batch has them, zeros where it is filled up."""
+        """The states of a batch's tokens, on the model's device, zeros where it is filled up."""
+        model = self.halves.model
         sequences, width = batch.input_ids.shape
-        hidden = torch.zeros(sequences, width, self._states.shape[1], dtype=self._states.dtype)
-        for segment in batch.segments:
-            states = self.states(segment.row)
-            if len(states) != segment.length:
+        first = next(states for pieces in self._rows for _, states in pieces)
+        hidden = torch.zeros(sequences, width, first.shape[1], dtype=first.dtype)
+        for row, path in batch.paths.items():
+            if sum(part.length for part in path) != sum(len(states) for _, states in self._rows[row]):
                 raise TrainerError("the batch's rows are not those of the cache")
-            hidden[segment.sequence, segment.start : segment.start + segment.length] = states
-        return hidden.to(self.halves.model.device)
+        for segment in batch.segments:
+            end = segment.offset + segment.length
+            for start, states in self._rows[segment.row]:
+                low, high = max(start, segment.offset), min(start + len(states), end)
+                if low < high:
+                    place = segment.start + low - segment.offset
+                    hidden[segment.sequence, place : place + high - low] = states[low - start : high - start]
+        return hidden.to(model.device)
 
     @contextmanager
     def around(self, batch: Batch) -> Iterator[PreTrainedModel]:
@@ -231,32 +251,37 @@ class BoundaryCache:
             yield model
 
 
-def _padded(members: list[tuple[int, ...]], device: torch.device) -> dict[str, torch.Tensor]:
-    width = max(map(len, members))
-    return {"input_ids": torch.tensor([ids + (0,) * (width - len(ids)) for ids in members], device=device)}
-
-
-def _portions(rows: list[tuple[int, ...]], batch_tokens: int) -> Iterator[list[tuple[int, ...]]]:
-    """Rows of like length together, longest first, so that memory is short at once or never."""
-    portion: list[tuple[int, ...]] = []
-    for ids in sorted(rows, key=len, reverse=True):
-        longest = len(portion[0]) if portion else 0
-        if portion and ((len(portion) + 1) * longest > batch_tokens or len(ids) < longest * LENGTH_SLACK):
+def _portions(rows: list[tuple[int, ...]], batch_tokens: int, *, lined: bool) -> Iterator[list[int]]:
+    """Rows in portions of so many tokens: in a line, rows that begin alike together, which counts once; else rows of
+    like length, longest first, so that memory is short at once or never.
+    """
+    portion: list[int] = []
+    tokens = longest = 0
+    order = sorted(range(len(rows)), key=lambda row: rows[row] if lined else -len(rows[row]))
+    for row in order:
+        if lined:
+            cost = len(rows[row]) - (trees.agreement(rows[portion[-1]], rows[row]) if portion else 0)
+            full = tokens + cost > batch_tokens
+        else:
+            longest = len(rows[portion[0]]) if portion else len(rows[row])
+            cost = longest
+            full = tokens + cost > batch_tokens or len(rows[row]) < longest * LENGTH_SLACK
+        if portion and full:
             yield portion
-            portion = []
-        portion.append(ids)
+            portion, tokens, cost = [], 0, len(rows[row])
+        portion.append(row)
+        tokens += cost
     if portion:
         yield portion
 
 
 def open_cache(
-    halves: Halves, rows: Sequence[TokenRow], *, packing: bool, progress: Progress = lambda _, __: None
+    halves: Halves, rows: Sequence[TokenRow], view: View, progress: Progress = lambda _, __: None
 ) -> tuple[BoundaryCache | None, CacheReport]:
     """A filled cache after a self-check on the rows' first, or None with the reason; training then goes on without."""
     tolerance = TOLERANCE.get(halves.model.dtype, 1e-4)
-    begin = common_beginning(rows)
     try:
-        split, kept = _self_check(halves, rows, packing=packing, begin=begin)
+        split, kept = _self_check(halves, rows, view)
     except TrainerError as error:
         return None, CacheReport(False, f"the self-check failed: {error.message}")
     except Exception as error:  # any family may break in its own way, and a cache is never worth a failed run
@@ -268,8 +293,8 @@ def open_cache(
     if kept > tolerance:
         return None, replace(report, reason=f"rows of one batch influence one another, by {kept:.1e}")
     began = time.perf_counter()
-    cache = BoundaryCache(halves)
-    cache.fill(rows, progress=progress, begin=begin)
+    cache = BoundaryCache(halves, view)
+    cache.fill(rows, progress=progress)
     seconds = time.perf_counter() - began
     return cache, replace(
         report,
@@ -282,29 +307,26 @@ def open_cache(
     )
 
 
-def _self_check(
-    halves: Halves, rows: Sequence[TokenRow], *, packing: bool, begin: tuple[int, ...]
-) -> tuple[float, float]:
+def _self_check(halves: Halves, rows: Sequence[TokenRow], view: View) -> tuple[float, float]:
     """How far one batch's logits are apart, whole and split: first with the state caught from that very batch (0: the
     bits are equal), then with states filled as the cache fills them.
     """
     chosen = _sample(rows)
-    batch = batches.batch(rows, chosen, packing=packing).to(halves.model.device)
-    few = BoundaryCache(halves)
-    few.fill([rows[index] for index in chosen], begin=begin)
-    own = {index: place for place, index in enumerate(chosen)}
-    moved = replace(batch, segments=tuple(replace(s, row=own[s.row]) for s in batch.segments))
+    few = [rows[index] for index in chosen]
+    batch = view.batch(few, range(len(few))).to(halves.model.device)
+    alone = BoundaryCache(halves, view)
+    alone.fill(few)
     real = torch.zeros(batch.input_ids.shape, dtype=torch.bool)
     for segment in batch.segments:
         real[segment.sequence, segment.start : segment.start + segment.length] = True
     training = [module for module in halves.model.modules() if module.training]
     halves.model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), view.reading(batch):
             whole = _logits(halves.model, batch)[real]
             with halves.injected(halves.capture(batch.inputs())) as model:
                 split = _logits(model, batch)[real]
-            with few.around(moved) as model:
+            with alone.around(batch) as model:
                 kept = _logits(model, batch)[real]
     finally:
         for module in training:

@@ -54,3 +54,8 @@ class TokenRow:
     @property
     def trained_tokens(self) -> int:
         return sum(self.trained)
+
+    @property
+    def read_tokens(self) -> int:
+        """Tokens up to the last from which something is predicted. What follows changes no loss."""
+        return next((place for place in range(len(self.ids) - 1, 0, -1) if self.trained[place]), 0)

@@ -161,7 +161,6 @@ def _course(job: Job, tail: Tail, material: Material) -> Course:
     facts = material.base.facts
     room = survey.Room(device, tail.boundary, facts.hidden_size, facts.vocabulary_size)
     settings = courses.settings(run, gpus=job.ranks.size if device.is_gpu else 0)
-    view = survey.view(tail.model, material.rows, packing=settings.packing)
     return Course(
         model=tail.model,
         boundary=tail.boundary,
@@ -173,7 +172,7 @@ def _course(job: Job, tail: Tail, material: Material) -> Course:
         identity=_identity(job, material),
         reporter=job.reporter,
         stop=job.stop,
-        view=view,
+        view=survey.view(tail.model, material.rows, packing=settings.packing),
         dtype=device.dtype,
         fence=job.claim.demand,
         ranks=job.ranks,
@@ -205,7 +204,7 @@ def _open_cache(job: Job, course: Course, material: Material) -> str:
         return f"No activation cache: {plan.reason}."
     halves = Halves(course.model, course.boundary)
     share = partial(_filled, job)
-    found, report = cache.open_cache(halves, course.rows, packing=course.view.packing, progress=share)
+    found, report = cache.open_cache(halves, course.rows, course.view, share)
     if found is None:
         if wishes.mode is CacheMode.ENABLED:
             raise UserInputError(
@@ -216,8 +215,8 @@ def _open_cache(job: Job, course: Course, material: Material) -> str:
         return f"No activation cache: {report.reason}."
     course.around = found.around
     if course.watched:
-        beside = cache.BoundaryCache(halves)
-        beside.fill(course.watched, begin=cache.common_beginning(course.watched))
+        beside = cache.BoundaryCache(halves, course.view)
+        beside.fill(course.watched)
         course.around_watched = beside.around
     return (
         f"Activation cache: {plan.reason}; {report.tokens:,} tokens, {report.size_bytes / 2**20:.1f} MiB, "

@@ -16,12 +16,13 @@ from torch.nn import functional as F
 from tests.support import tiny_models
 from topcoat.api.method import LoRA, Method
 from topcoat.api.training import CacheMedium, CacheMode
-from topcoat_trainer import adapter, batches, cache, freeze, layers, model
+from topcoat_trainer import adapter, attention, batches, cache, freeze, layers, model
 from topcoat_trainer.batches import Batch
 from topcoat_trainer.boundary import Boundary
 from topcoat_trainer.errors import OutOfMemory, TrainerError, UserInputError
 from topcoat_trainer.example import Example, TokenRow
 from topcoat_trainer.halves import Halves
+from topcoat_trainer.view import Kind, View
 
 Load = Callable[[str], model.BaseModel]
 EDGE = Boundary(3, 5)
@@ -38,6 +39,10 @@ def token_rows(count: int, seed: int = 0, length: int = 0) -> list[TokenRow]:
         ids = tuple(chance.randrange(4, 290) for _ in range(size))
         rows.append(TokenRow(ids, tuple(place >= size // 2 for place in range(size)), size // 2, Example(number + 1)))
     return rows
+
+
+def holder(base: model.BaseModel) -> cache.BoundaryCache:
+    return cache.BoundaryCache(Halves(base.model, EDGE), View(base.model))
 
 
 def train(tail: adapter.Tail, steps: Sequence[Batch], around: Callable[[Batch], Any]) -> list[bytes]:
@@ -79,7 +84,7 @@ def test_a_filled_cache_gives_the_same_bits_when_rows_keep_their_company(family:
     steps = [batches.batch(rows, range(start, start + 4), packing=False) for start in (0, 4, 8, 0, 4, 8)]
     whole = train(adapter.attach(load(family), DROPOUT, EDGE, 1), steps, lambda _: nullcontext())
     tail = adapter.attach(load(family), DROPOUT, EDGE, 1)
-    filled = cache.BoundaryCache(Halves(tail.model, EDGE))
+    filled = cache.BoundaryCache(Halves(tail.model, EDGE), View(tail.model, Kind.PADDED))
     filled.fill(rows, batch_tokens=64)
     assert train(tail, steps, filled.around) == whole
 
@@ -89,7 +94,8 @@ def test_the_self_check_accepts_every_family(family: str, load: Load) -> None:
     rows = token_rows(20)
     base = load(family)
     before = freeze.digest(base.model)
-    opened, report = cache.open_cache(Halves(base.model, EDGE), rows, packing=family not in UNPACKED)
+    kind = Kind.PADDED if family in UNPACKED else Kind.PACKED
+    opened, report = cache.open_cache(Halves(base.model, EDGE), rows, View(base.model, kind))
     assert opened is not None
     assert report.used
     assert report.exact
@@ -100,7 +106,8 @@ def test_the_self_check_accepts_every_family(family: str, load: Load) -> None:
 
 
 def test_rows_that_would_see_one_another_are_found_and_the_cache_is_not_used(load: Load) -> None:
-    opened, report = cache.open_cache(Halves(load("falcon").model, EDGE), token_rows(20), packing=True)
+    base = load("falcon")
+    opened, report = cache.open_cache(Halves(base.model, EDGE), token_rows(20), View(base.model))
     assert opened is None
     assert not report.used
     assert "influence one another" in report.reason
@@ -121,7 +128,7 @@ def test_a_family_that_cannot_be_split_is_trained_without_a_cache(load: Load) ->
             return {"hidden": self.inner(hidden, **kwargs)}
 
     layers.stack(base.model)[1] = Twice(first)
-    opened, report = cache.open_cache(Halves(base.model, EDGE), token_rows(4), packing=True)
+    opened, report = cache.open_cache(Halves(base.model, EDGE), token_rows(4), View(base.model))
     assert opened is None
     assert "self-check failed" in report.reason
 
@@ -130,7 +137,7 @@ def test_a_split_pass_that_differs_is_refused_with_the_difference(load: Load, mo
     base = load("llama")
     true_capture = Halves.capture
     monkeypatch.setattr(Halves, "capture", lambda self, inputs: true_capture(self, inputs) * 1.01)
-    opened, report = cache.open_cache(Halves(base.model, EDGE), token_rows(4), packing=True)
+    opened, report = cache.open_cache(Halves(base.model, EDGE), token_rows(4), View(base.model))
     assert opened is None
     assert "differs from the whole one by" in report.reason
     assert report.difference > report.tolerance
@@ -143,7 +150,9 @@ def test_shuffled_company_changes_losses_by_rounding_only(packing: bool, load: L
     steps = [batches.batch(rows, order[start : start + 4], packing=packing) for start in (0, 4, 8, 12)]
     whole = train(adapter.attach(load("llama"), DROPOUT, EDGE, 1), steps, lambda _: nullcontext())
     tail = adapter.attach(load("llama"), DROPOUT, EDGE, 1)
-    opened, _ = cache.open_cache(Halves(tail.model, EDGE), rows, packing=packing)
+    opened, _ = cache.open_cache(
+        Halves(tail.model, EDGE), rows, View(tail.model, Kind.PACKED if packing else Kind.PADDED)
+    )
     assert opened is not None
     split = train(tail, steps, opened.around)
     for one, other in zip(whole[:4], split[:4], strict=True):
@@ -157,7 +166,7 @@ def test_a_second_fill_gives_the_same_bits(load: Load) -> None:
     halves = Halves(load("llama").model, EDGE)
     filled = []
     for _ in range(2):
-        one = cache.BoundaryCache(halves)
+        one = cache.BoundaryCache(halves, View(halves.model))
         one.fill(rows)
         filled.append(torch.cat([one.states(index) for index in range(20)]))
     assert torch.equal(*filled)
@@ -165,7 +174,7 @@ def test_a_second_fill_gives_the_same_bits(load: Load) -> None:
 
 def test_equal_rows_are_kept_once(load: Load) -> None:
     rows = token_rows(3)
-    kept = cache.BoundaryCache(Halves(load("llama").model, EDGE))
+    kept = holder(load("llama"))
     kept.fill([*rows, rows[1], rows[1]])
     assert kept.tokens == sum(len(row.ids) for row in rows)
     assert torch.equal(kept.states(4), kept.states(1))
@@ -178,7 +187,9 @@ def test_rows_are_filled_in_portions_of_like_length(load: Load) -> None:
     halves.capture = lambda inputs: shapes.append(tuple(inputs["input_ids"].shape)) or true_capture(inputs)  # type: ignore[method-assign, func-returns-value]  # a spy
     rows = token_rows(60)
     seen: list[tuple[int, int]] = []
-    cache.BoundaryCache(halves).fill(rows, batch_tokens=128, progress=lambda done, total: seen.append((done, total)))
+    cache.BoundaryCache(halves, View(halves.model, Kind.PADDED)).fill(
+        rows, batch_tokens=128, progress=lambda done, total: seen.append((done, total))
+    )
     assert all(count * width <= 128 for count, width in shapes)
     assert sum(count * width for count, width in shapes) < 1.25 * sum(len(row.ids) for row in rows)
     assert seen[-1] == (60, 60)
@@ -218,7 +229,7 @@ def test_states_of_another_batch_are_refused(load: Load, ids: torch.Tensor) -> N
     hidden = halves.capture({"input_ids": ids})
     with halves.injected(hidden[:, :-1]) as split, pytest.raises(TrainerError, match="kept states of shape"):
         split(ids, use_cache=False)
-    kept = cache.BoundaryCache(halves)
+    kept = cache.BoundaryCache(halves, View(halves.model, Kind.PADDED))
     kept.fill(token_rows(2, seed=1))
     with pytest.raises(TrainerError, match="not those of the cache"):
         kept.hidden(batches.batch(token_rows(2, seed=2), [0, 1], packing=True))
@@ -241,10 +252,10 @@ def test_memory_that_ends_during_the_fill_halves_the_portion(load: Load) -> None
         return true_capture(inputs)
 
     rows = token_rows(8, length=20)
-    expected = cache.BoundaryCache(halves)
+    expected = cache.BoundaryCache(halves, View(halves.model, Kind.PADDED))
     expected.fill(rows, batch_tokens=40)
     halves.capture = tight  # type: ignore[method-assign]  # a fault
-    kept = cache.BoundaryCache(halves)
+    kept = cache.BoundaryCache(halves, View(halves.model, Kind.PADDED))
     kept.fill(rows, batch_tokens=200)
     assert max(sizes) > 64
     assert torch.equal(kept.states(7), expected.states(7))
@@ -293,31 +304,56 @@ def test_an_enabled_cache_is_filled_even_for_one_epoch() -> None:
     assert cache.plan(replace(DEMAND, mode=CacheMode.ENABLED, epochs=1)).use
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "falcon", "mistral"])
-def test_what_all_rows_begin_with_runs_once_and_the_states_are_the_same(
+def shared(rows: Sequence[TokenRow], *begin: int) -> list[TokenRow]:
+    """The same rows behind a common beginning."""
+    learnt = (False,) * len(begin)
+    return [replace(row, ids=(*begin, *row.ids), trained=(*learnt, *row.trained)) for row in rows]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma3", "mistral"])
+def test_what_rows_begin_with_runs_and_is_kept_once_and_the_states_are_the_same(
     family: str, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "SHARED_TOKENS", 30)
-    rows = [replace(row, ids=(7, 9, 11, 13, 15, 17, *row.ids)) for row in token_rows(9)]
-    begin = cache.common_beginning(rows)
-    assert begin[:6] == (7, 9, 11, 13, 15, 17)
-    halves = Halves(load(family).model, EDGE)
-    apart, together = cache.BoundaryCache(halves), cache.BoundaryCache(halves)
+    rows = shared(token_rows(9), 7, 9, 11, 13, 15, 17)
+    base = load(family)
+    halves = Halves(base.model, EDGE)
+    apart = cache.BoundaryCache(halves, View(base.model, Kind.PADDED))
     apart.fill(rows)
-    widths: list[int] = []
+    seen: list[int] = []
     real = halves.capture
 
     def counted(given: Mapping[str, Any]) -> torch.Tensor:
-        widths.append(given["input_ids"].shape[1])
+        seen.append(given["input_ids"].numel())
         return real(given)
 
     monkeypatch.setattr(halves, "capture", counted)
-    together.fill(rows, begin=begin)
-    assert max(widths) <= max(len(row.ids) for row in rows) - len(begin)
-    for index in range(len(rows)):
-        torch.testing.assert_close(together.states(index), apart.states(index), rtol=0, atol=2e-5)
+    together = cache.BoundaryCache(halves, View(base.model, Kind.LINE, attention.windows(base.model)))
+    together.fill(rows)
+    own = sum(row.read_tokens - 6 for row in rows)
+    assert sum(seen) == together.tokens == own + 6
+    for index, row in enumerate(rows):
+        states = together.states(index)
+        assert len(states) == row.read_tokens < len(row.ids)
+        torch.testing.assert_close(states, apart.states(index)[: len(states)], rtol=0, atol=2e-5)
 
 
-def test_a_short_beginning_or_few_rows_are_not_worth_sharing() -> None:
-    rows = [replace(row, ids=(7, 9, 11, *row.ids)) for row in token_rows(9)]
-    assert cache.common_beginning(rows) == ()
+def test_rows_that_come_later_find_what_is_kept_however_it_is_shared(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows appended later may share more or fewer of their first tokens than the ones before did."""
+    monkeypatch.setattr(cache, "SHARED_TOKENS", 8)
+    base = load("llama")
+    halves, kept = Halves(base.model, EDGE), cache.Memory()
+    view = View(base.model, Kind.LINE, attention.windows(base.model))
+    rows = shared(token_rows(6), 7, 9, 11, 13, 15, 17)
+    cache.BoundaryCache(halves, view, kept).fill(rows)
+    more = [*rows, *shared(token_rows(2, seed=5), 7, 9, 12), *shared(token_rows(2, seed=6), 7, 9, 11, 13, 15, 17)]
+    filled: list[int] = []
+    again = cache.BoundaryCache(halves, view, kept)
+    again.fill(more, progress=lambda _, total: filled.append(total))
+    assert set(filled) == {4}
+    fresh = cache.BoundaryCache(halves, view)
+    fresh.fill(more)
+    for index in range(len(more)):
+        torch.testing.assert_close(again.states(index), fresh.states(index), rtol=0, atol=2e-5)

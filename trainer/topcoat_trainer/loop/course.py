@@ -21,10 +21,10 @@ from topcoat.api.training import Scheduler, default_learning_rate
 from topcoat_trainer.batches import Batch, Order, Portion
 from topcoat_trainer.boundary import Boundary
 from topcoat_trainer.example import TokenRow
-from topcoat_trainer.loop import loss as losses
 from topcoat_trainer.loop.stop import Stop
 from topcoat_trainer.progress import Reporter
 from topcoat_trainer.ranks import Ranks
+from topcoat_trainer.view import View
 
 # What surrounds the model's forward for a batch: an activation cache that knows the batch's rows, or nothing.
 Around = Callable[[Batch], AbstractContextManager[object]]
@@ -85,15 +85,6 @@ def settings(told: RunFile, gpus: int = 0) -> Settings:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """How rows go through this model: packed or padded, and where its logits are computed (see survey.py)."""
-
-    packing: bool = True
-    logits: Callable[..., torch.Tensor] = losses.logits_at
-    notes: tuple[str, ...] = ()
-
-
 @dataclass(slots=True)
 class Course:
     """One training: what learns, from what, how, and where it is written down."""
@@ -109,8 +100,8 @@ class Course:
     identity: str
     reporter: Reporter
     stop: Stop
-    view: View = field(default_factory=View)
-    """How the model takes its rows."""
+    view: View
+    """How the model takes its rows (see survey.py)."""
     around: Around = nothing
     """Surrounds the forward of a batch of `rows`."""
     around_watched: Around = nothing

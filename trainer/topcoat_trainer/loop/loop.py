@@ -141,10 +141,6 @@ class Loop:
             for name, parameter in self.parameters.items():
                 parameter.copy_(checkpoint.weights[name])
 
-    def _logits(self, batch: batches.Batch) -> torch.Tensor:
-        moved = batch.to(self.course.device)
-        return self.course.view.logits(self.course.model, moved.inputs(), moved.selected)
-
     def _note(self, note: str) -> None:
         logger.info("%s", note)
         if note not in self.state.notes:
@@ -236,9 +232,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=course.device)
         for part in parts:
-            loss = (
-                self._loss(course.around, batches.batch(course.rows, part, packing=self.course.view.packing)) / learnt
-            )
+            loss = self._loss(course.around, course.view.batch(course.rows, part)) / learnt
             torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
         return float(total)
@@ -246,7 +240,7 @@ class Loop:
     def _loss(self, around: Around, batch: batches.Batch) -> torch.Tensor:
         device, dtype = self.course.device, self.course.dtype
         with around(batch), torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-            return losses.summed(self._logits(batch), batch.targets.to(device))
+            return losses.summed(self.course.view.logits(batch), batch.targets.to(device))
 
     def _retreat(self, largest: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -292,8 +286,7 @@ class Loop:
         total = torch.zeros((), device=course.device)
         with torch.no_grad():
             for part in self.state.portion.parts(course.watched, mine):
-                batch = batches.batch(course.watched, part, packing=self.course.view.packing)
-                total += self._loss(course.around_watched, batch)
+                total += self._loss(course.around_watched, course.view.batch(course.watched, part))
         mean = self.ranks.add_up((), float(total)) / max(1, batches.learnt_tokens(course.watched, everything))
         self._demand(math.isfinite(mean), "the held-out loss")
         return mean

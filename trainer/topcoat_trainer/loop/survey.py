@@ -1,4 +1,4 @@
-"""How a course fits this model and this machine: packed or padded, where logits are taken, how much goes in at once.
+"""How a course fits model and machine: in one line, packed or padded, where logits are taken, how much goes in at once.
 
 Found out by computing both ways and comparing, not from lists of families. Trains nothing.
 """
@@ -6,19 +6,21 @@ Found out by computing both ways and comparing, not from lists of families. Trai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from topcoat.api.training import Training
-from topcoat_trainer import batches, devices
+from topcoat_trainer import attention, batches, devices, head, layers, narrow
 from topcoat_trainer.batches import Batch, Portion
 from topcoat_trainer.boundary import Boundary
 from topcoat_trainer.devices import Device
+from topcoat_trainer.errors import TrainerError
 from topcoat_trainer.example import TokenRow
-from topcoat_trainer.loop import loss
-from topcoat_trainer.loop.course import View
+from topcoat_trainer.view import Kind, View
 
 # Values kept per token, layer and unit of width for the backward pass; twice what a usual layer keeps.
 KEPT_VALUES = 40
@@ -26,28 +28,58 @@ MEMORY_SHARE = 0.4
 # More tokens at once make nothing faster.
 MOST_TOKENS = {"cpu": 4096, "cuda": 32_768}
 FEWEST_TOKENS = 128
+# For the trial of the last layer: one short row.
+TRIAL_AMONG = 64
+TRIAL_TOKENS = 32
+FEWEST_TRIAL_TOKENS = 3
 
 
 def view(model: PreTrainedModel, rows: Sequence[TokenRow], *, packing: bool) -> View:
     """How the model takes these rows."""
     model.train(mode=False)
-    device = model.device
     notes: list[str] = []
     learnable = next(index for index in range(len(rows)) if batches.learnt_tokens(rows, [index]))
-    trial = batches.batch(rows, [learnable], packing=False).to(device)
-    why = loss.head_misfit(model, trial.inputs(), trial.selected)
-    logits = loss.logits_everywhere if why else loss.logits_at
+    trial = batches.batch(rows, [learnable], packing=False).to(model.device)
+    why = head.misfit(model, trial.inputs(), trial.selected)
     if why:
         notes.append(f"logits are computed at all positions: {why}")
+    found = View(model, Kind.PADDED, whole_head=bool(why))
+    if packing:
+        found = _together(found, rows, notes)
+    return replace(found, narrow=_narrow(found, rows), notes=tuple(notes))
 
-    def outputs(batch: Batch) -> torch.Tensor:
-        moved = batch.to(device)
-        return logits(model, moved.inputs(), moved.selected)
 
-    why = batches.misfit(model, rows, outputs) if packing else ""
-    if why:
-        notes.append(f"rows are padded instead of packed: {why}")
-    return View(packing and not why, logits, tuple(notes))
+def _together(plain: View, rows: Sequence[TokenRow], notes: list[str]) -> View:
+    """In one line if the model allows it, else packed, else padded; each is tried."""
+    try:
+        lined = replace(plain, kind=Kind.LINE, windows=attention.windows(plain.model))
+        why = batches.line_misfit(plain.model, rows, partial(_outputs, lined))
+    except Exception as error:  # noqa: BLE001 (any family may break in its own way, and packing will do)
+        why = error.message if isinstance(error, TrainerError) else f"it fails ({type(error).__name__})"
+    if not why:
+        return lined
+    notes.append(f"what rows begin with in common is computed for each of them: {why}")
+    why = batches.misfit(plain.model, rows, partial(_outputs, replace(plain, kind=Kind.PACKED)))
+    if not why:
+        return replace(plain, kind=Kind.PACKED)
+    notes.append(f"rows are padded instead of packed: {why}")
+    return plain
+
+
+def _outputs(way: View, batch: Batch) -> torch.Tensor:
+    with torch.no_grad():
+        return way.logits(batch)
+
+
+def _narrow(way: View, rows: Sequence[TokenRow]) -> tuple[nn.Module, ...]:
+    """Modules of the last layer that need not compute for every token: a row whose last token alone is learnt tells."""
+    longest = max(rows[:TRIAL_AMONG], key=lambda row: len(row.ids))
+    ids = longest.ids[:TRIAL_TOKENS]
+    if len(ids) < FEWEST_TRIAL_TOKENS:
+        return ()
+    ended = replace(longest, ids=ids, trained=(*[False] * (len(ids) - 1), True))
+    batch = way.batch([ended], [0]).to(way.model.device)
+    return narrow.found(layers.stack(way.model)[-1], partial(_outputs, way, batch), batch.selected)
 
 
 @dataclass(frozen=True, slots=True)
