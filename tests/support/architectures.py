@@ -1,4 +1,4 @@
-"""Tiny random members of a good eighty model types of transformers, made in memory, for what must hold for all of them.
+"""Tiny random members of a hundred model types of transformers, made in memory, for what must hold for all of them.
 
 For tests only; `tiny_models` makes the few that are saved as folders. `make(name)` takes a fraction of a second.
 """

@@ -5,6 +5,7 @@ For tests only. Steps as the loop takes them: autocast in half precision, the lo
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -51,8 +52,10 @@ def edge(model: PreTrainedModel) -> Boundary:
     return Boundary(total - TRAINED_LAYERS, total)
 
 
-def packs(model: PreTrainedModel) -> bool:
-    """Whether rows of this model may share a sequence, as the product finds out."""
+@functools.cache
+def packs(name: str, dtype: torch.dtype) -> bool:
+    """Whether rows of this architecture may share a sequence, as the product finds out."""
+    model = architectures.make(name, dtype)
     return not batches.misfit(model, rows(3), lambda batch: logits_everywhere(model, batch.inputs(), batch.selected))
 
 
@@ -68,7 +71,7 @@ class Trial:
         # Weights that train in full are kept in FP32 and computed with in the run's precision, as the product does.
         model = architectures.make(name, torch.float32 if kind == "Full" else dtype)
         self.dtype = dtype
-        self.packing = packs(model)
+        self.packing = packs(name, model.dtype)
         base = BaseModel(model, tiny_models.tokenizer(), cast("Any", None), "cpu", model.dtype)
         self.tail = adapter.attach(base, METHODS[kind], edge(model), 1)
         self.halves = Halves(model, self.tail.boundary)
