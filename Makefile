@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup venv demo test quick lint fix generate manifests images e2e bench-operator bench-serving bench-hop bench-trainer cluster cluster-down pins clean
+.PHONY: help setup venv demo test test-slow quick lint fix generate manifests images e2e bench-operator bench-serving bench-hop bench-trainer cluster cluster-down pins clean
 
 # The first of these that is recent enough. Say PYTHON=/path/to/python to use another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -46,10 +46,13 @@ demo: setup ## Tune a real small model on a real task and see the verdict: minut
 
 test: lint ## Run all that CI runs: lint, then every test that this machine can run; says which it cannot
 	@$(BIN)/python -m tests.support.kube prepare
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(PYTEST)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m "not exhaustive" $(PYTEST)
+
+test-slow: setup ## Run the cases that `make test` leaves out, such as the cache's exactness on every architecture (minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist load -q -m exhaustive $(PYTEST)
 
 quick: setup ## Run the tests that take seconds
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m "not slow" $(PYTEST)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m "not slow and not exhaustive" $(PYTEST)
 
 lint: setup ## Check style, types and who may import whom
 	@$(BIN)/ruff check

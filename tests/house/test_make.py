@@ -12,7 +12,7 @@ import pytest
 from tests.house import tree
 
 PROMISED = {"help", "setup", "venv", "demo", "test", "quick", "lint", "fix", "generate", "pins", "clean"}
-PROMISED |= {"images", "cluster", "cluster-down"}
+PROMISED |= {"test-slow", "images", "cluster", "cluster-down"}
 
 
 def targets(root: Path) -> dict[str, str]:
