@@ -42,8 +42,7 @@ def _written(handle: int) -> tuple[int, float]:
     while time.perf_counter() - began < SECONDS and total < LARGEST_BYTES:
         try:
             for _ in range(portion):
-                os.pwrite(handle, block, total)
-                total += BLOCK_BYTES
+                total += os.pwrite(handle, block, total)
             os.fsync(handle)
         except OSError as error:
             if error.errno not in files.FULL or total == 0:

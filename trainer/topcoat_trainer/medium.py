@@ -46,7 +46,7 @@ class Choice:
 def choice(found: Circumstances) -> Choice:
     """Memory where two take equally long."""
     again = found.epochs * found.prefix_seconds
-    if not (found.need_bytes > 0 and 0 < again < math.inf):
+    if not (found.need_bytes > 0 and found.epochs > 0 and 0 < again < math.inf):
         return Choice(None, "there is nothing to compute twice")
     offers = ((CacheMedium.MEMORY, _memory_seconds(found)), (CacheMedium.VOLUME, _volume_seconds(found)))
     open_ = [(seconds, medium) for medium, seconds in offers if _against(found, medium, seconds) == ""]

@@ -26,6 +26,8 @@ NAME_BYTES = 32
 # Where an entry begins: kernels read whole cache lines.
 ALIGN_BYTES = 64
 DATA, INDEX = ".states", ".index"
+# Records written at once.
+BATCH = 4096
 NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a named pipe must not wait for a writer that never comes.
 OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -164,7 +166,7 @@ class Writer:
     def flush(self) -> None:
         """Makes durable what was put: the data first. After an error the writer may only be closed."""
         os.fsync(self._data)
-        full: OSError | None = None
+        full = 0
         while self._waiting:
             try:
                 self._write_records()
@@ -172,16 +174,16 @@ class Writer:
                 if error.errno not in files.FULL:
                     raise
                 # The last entry gives its space to the records of the others.
-                full = error
+                full = error.errno or errno.ENOSPC
                 self._keep_written()
                 if self._waiting:
                     self._cut(self._waiting.pop().offset)
         os.fsync(self._index)
-        if full is not None:
-            raise full
+        if full:
+            raise OSError(full, os.strerror(full))
 
     def _write_records(self) -> None:
-        _write(self._index, memoryview(b"".join(map(record, self._waiting))), self._index_end)
+        _write(self._index, memoryview(b"".join(map(record, self._waiting[:BATCH]))), self._index_end)
         self._keep_written()
 
     def _keep_written(self) -> None:

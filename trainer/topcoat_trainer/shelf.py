@@ -193,7 +193,7 @@ class Shelf:
 
     def put(self, entry_name: bytes, states: torch.Tensor) -> None:
         """Takes in the states; `flush` makes them last and lets them be found. A new entry takes the place of an old
-        one. StorageFull: this one is not kept; what was put before still can be flushed.
+        one. StorageFull: this one is not kept; those put before are flushed.
         """
         if states.dtype != self.dtype or states.dim() != 2 or states.shape[1] != self.width or not len(states):
             found = f"{states.dtype}, {tuple(states.shape)}"
@@ -201,10 +201,15 @@ class Shelf:
         if len(entry_name) != shard.NAME_BYTES:
             raise TrainerError(f"a name has {shard.NAME_BYTES} bytes, not {len(entry_name)}")
         data = states.detach().cpu().contiguous().view(torch.uint8).flatten().numpy().data
-        with files.storing(self.path):
-            writer = self._own_writer() or self._new_writer()
-            self._limit(writer.size_bytes + len(data) + OVERHEAD_BYTES)
-            writer.put(entry_name, data)
+        try:
+            with files.storing(self.path):
+                writer = self._own_writer() or self._new_writer()
+                self._limit(writer.size_bytes + len(data) + OVERHEAD_BYTES)
+                writer.put(entry_name, data)
+        except StorageFull:
+            with contextlib.suppress(StorageFull):
+                self.flush()
+            raise
 
     def _own_writer(self) -> shard.Writer | None:
         """None also in a forked child: a shard is its parent's alone."""
