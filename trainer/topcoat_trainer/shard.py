@@ -125,6 +125,13 @@ class Reader:
         self._handle = -1
 
 
+class Place(NamedTuple):
+    """An entry, and the shard that it is in."""
+
+    reader: Reader
+    entry: Entry
+
+
 class Writer:
     """A shard of this process alone. What is flushed is never touched again."""
 

@@ -11,20 +11,19 @@ import errno
 import hashlib
 import logging
 import os
-import queue
 import re
 import secrets
 import shutil
 import sys
-import threading
 from array import array
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from topcoat_trainer import files, shard
+from topcoat_trainer.ahead import Ahead
 from topcoat_trainer.errors import StorageFull, TrainerError, UserInputError
 
 logger = logging.getLogger(__name__)
@@ -37,16 +36,6 @@ RESERVE_BYTES = 1 << 30
 RESERVE_SHARE = 0.05
 # What an entry takes beside its states, at most.
 OVERHEAD_BYTES = shard.RECORD.size + shard.ALIGN_BYTES - 1
-# Requests to read ahead that may wait; more of them would come too late.
-AHEAD = 8
-STOP_SECONDS = 1.0
-
-
-class Place(NamedTuple):
-    """An entry, and the shard that it is in."""
-
-    reader: shard.Reader
-    entry: shard.Entry
 
 
 def name(ids: Sequence[int]) -> bytes:
@@ -72,9 +61,9 @@ class Shelf:
         self.damaged = 0
         self._readers: dict[str, shard.Reader] = {}
         self._writer: shard.Writer | None = None
-        self._places: dict[bytes, Place] = {}
+        self._places: dict[bytes, shard.Place] = {}
         # Where two processes have put the same name, the others.
-        self._spare: dict[bytes, list[Place]] = {}
+        self._spare: dict[bytes, list[shard.Place]] = {}
         self._checked: set[bytes] = set()
         self._ahead = Ahead()
         self._used_bytes = 0
@@ -144,11 +133,11 @@ class Shelf:
             if entry.length % self._token_bytes or not entry.length:
                 bad += 1
             else:
-                self._add(Place(reader, entry))
+                self._add(shard.Place(reader, entry))
         for _ in range(bad):
             self._tell(stem, "a record of its index is not as it was written")
 
-    def _add(self, place: Place) -> None:
+    def _add(self, place: shard.Place) -> None:
         """The newest first."""
         before = self._places.get(place.entry.name)
         if before is not None:
@@ -174,7 +163,7 @@ class Shelf:
             self._forget(place)
         return None
 
-    def _view_or_none(self, place: Place) -> torch.Tensor | None:
+    def _view_or_none(self, place: shard.Place) -> torch.Tensor | None:
         block = place.reader.mapped_or_none(place.entry)
         if block is None:
             return None
@@ -182,7 +171,7 @@ class Shelf:
         flat = torch.frombuffer(block, dtype=self.dtype, count=count, offset=place.entry.offset)
         return flat.view(-1, self.width)
 
-    def _forget(self, place: Place) -> None:
+    def _forget(self, place: shard.Place) -> None:
         self._tell(place.reader.stem, "the states are not as they were written, or cut off")
         self._checked.discard(place.entry.name)
         spare = self._spare.get(place.entry.name)
@@ -311,57 +300,6 @@ class Shelf:
             left = path.name.startswith(files.TEMPORARY_PREFIX)
             if path != self.path and (left or KEY_NAME.fullmatch(path.name)):
                 _remove(path)
-
-
-class Ahead:
-    """The thread that reads ahead. It is started by the first request, and no program waits for it to end."""
-
-    def __init__(self) -> None:
-        self._requests: queue.Queue[list[Place] | None] = queue.Queue(AHEAD)
-        self._thread: threading.Thread | None = None
-
-    def ask(self, places: list[Place]) -> None:
-        with contextlib.suppress(queue.Full, RuntimeError):  # RuntimeError: no more threads
-            if self._thread is None or not self._thread.is_alive():
-                thread = threading.Thread(target=self._run, name="read-ahead", daemon=True)
-                thread.start()
-                self._thread = thread
-            self._requests.put_nowait(places)
-
-    def _run(self) -> None:
-        while (places := self._requests.get()) is not None:
-            try:
-                for reader, start, end in _stretches(places):
-                    reader.will_need(start, end - start)
-            except Exception:  # advice that cannot be given is none
-                logger.debug("nothing is read ahead", exc_info=True)
-
-    def stop(self) -> None:
-        """Waits a little, so that no closed file is asked for; a volume that hangs does not hang the program."""
-        if self._thread is None:
-            return
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._requests.get_nowait()
-        self._requests.put(None)
-        self._thread.join(STOP_SECONDS)
-        self._thread = None
-
-
-def _stretches(places: list[Place]) -> Iterator[tuple[shard.Reader, int, int]]:
-    """Where the places lie, in the order of the disk, neighbours as one."""
-    ordered = sorted(places, key=lambda place: (place.reader.stem, place.entry.offset))
-    now: tuple[shard.Reader, int, int] | None = None
-    for reader, entry in ordered:
-        end = entry.offset + entry.length
-        if now is not None and now[0] is reader and entry.offset - now[2] < shard.ALIGN_BYTES:
-            now = (reader, now[1], end)
-            continue
-        if now is not None:
-            yield now
-        now = (reader, entry.offset, end)
-    if now is not None:
-        yield now
 
 
 def _identity(key: Mapping[str, str], width: int, dtype: torch.dtype) -> dict[str, Any]:
