@@ -200,6 +200,9 @@ def test_a_full_volume_is_said_so_and_loses_nothing_that_was_flushed(small_volum
     # The last of them had to give their space to the records of the others, page by page.
     lost = sum(shelves.states(number).nbytes for number in put - seen)
     assert lost <= 64 * len(put) + 3 * 4096
+    last = shard.entry_or_none(shelves.index_file(looked).read_bytes()[-64:])
+    assert last is not None
+    assert shelves.data_file(looked).stat().st_size == last.offset + last.length
     assert looked.damaged == 0
     looked.drop()
     again = shelves.filled(small_volume, range(50))
