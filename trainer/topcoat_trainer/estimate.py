@@ -23,18 +23,18 @@ from topcoat_trainer.workload import Load, Work
 
 # Share of a measured product's speed that a stage reaches: the rest goes into attention's small products, norms,
 # activations and copies. To calibrate one anew, divide it by "measured / estimated" of its stage in a report.
-READ_EFFICIENCY = 0.5
-LEARN_EFFICIENCY = 0.2
+READ_EFFICIENCY = 0.48
+LEARN_EFFICIENCY = 0.5
 THIN_EFFICIENCY = 0.2
 WRITE_EFFICIENCY = 0.5
 # Interpreter, libraries, the model's construction, and one second more for so many bytes of weights and rows' tokens.
-LOADING_SECONDS = 12.0
+LOADING_SECONDS = 25.0
 LOADED_BYTES_PER_SECOND = 400e6
 RENDERED_TOKENS_PER_SECOND = 50_000.0
 
-PROCESS_BYTES = 700 << 20
-# Values kept per token, layer and unit of width for the backward pass of a usual decoder layer.
-KEPT_VALUES = 20
+PROCESS_BYTES = 900 << 20
+# Values kept per token, layer and unit of width for the backward pass, with what its own products hold meanwhile.
+KEPT_VALUES = 40
 # Values of keys and values that judging keeps per token, layer and unit of width, and its logits' copies.
 JUDGED_TOKENS = 6144
 JUDGED_ROWS = 64

@@ -26,8 +26,8 @@ class Speed:
 
 
 def measured(hidden: int, rank: int) -> Speed:
-    """Speed of the machine's processors for a model of a width. One core's best, times the cores: what else the machine does at
-    this moment says nothing of the run.
+    """Speed of the machine's processors for a model of this width and an adapter of this rank: one core's best, times
+    the cores, since what else the machine does at this moment says nothing of the run.
     """
     width = max(64, min(hidden, WIDEST))
     columns = max(rank, min(2 * width, round(LONGEST / (2 * MANY_ROWS * width))))

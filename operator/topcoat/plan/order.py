@@ -14,7 +14,7 @@ from topcoat.plan.intent import Order
 
 def order(case: Case, wish: Wish, run: status.RunStatus | None, memory_ran_out: int = 0) -> Order:
     """The order for one attempt at a run (None: for the prepare stage)."""
-    metadata, trainer = case.job.metadata, _trainer(case, wish)
+    metadata, trainer = case.job.metadata, profiles.sized(wish.spec.trainer, case.seen.profile)
     local = case.seen.mode is observed.Mode.LOCAL
     return Order(
         name=metadata.name,
@@ -32,16 +32,6 @@ def order(case: Case, wish: Wish, run: status.RunStatus | None, memory_ran_out: 
         processes=1 if local else job.processes(trainer) * trainer.nodes,
         gpus=None if local else int(profiles.gpu_count(trainer)),
     )
-
-
-def _trainer(case: Case, wish: Wish) -> lifecycle.Trainer:
-    """What the run's pods ask for: the manifest's resources, else the profile's."""
-    trainer, found = wish.spec.trainer, case.seen.profile
-    if found is None:
-        return trainer
-    usual, asked = found.spec.trainer.resources, trainer.resources
-    both = lifecycle.Resources(requests={**usual.requests, **asked.requests}, limits={**usual.limits, **asked.limits})
-    return trainer.model_copy(update={"resources": both})
 
 
 def _pinned(case: Case, wish: Wish) -> base_models.BaseModel:
