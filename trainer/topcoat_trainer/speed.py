@@ -9,7 +9,7 @@ import os
 import time
 from dataclasses import dataclass
 
-MEASURED_SECONDS = 0.08
+MEASURED_SECONDS, PRODUCTS_AT_LEAST = 0.08, 12
 # A product of many rows stands for prompts and training rows, one of few for the batch that writes answers.
 MANY_ROWS, FEW_ROWS = 256, 48
 # Width measured at most, and operations of one product: a longer one is no faster, and is disturbed more often.
@@ -32,11 +32,10 @@ def measured(hidden: int, rank: int) -> Speed:
     width = max(64, min(hidden, WIDEST))
     columns = max(rank, min(2 * width, round(LONGEST / (2 * MANY_ROWS * width))))
     cores = threads()
-    return Speed(
-        many=cores * _best(MANY_ROWS, width, columns),
-        thin=cores * _best(MANY_ROWS, width, rank),
-        few=cores * _best(FEW_ROWS, width, columns),
-    )
+    few = _best(FEW_ROWS, width, columns)
+    # A product of more rows is never slower, unless something disturbed it.
+    many = max(few, _best(MANY_ROWS, width, columns))
+    return Speed(many=cores * many, thin=cores * _best(MANY_ROWS, width, rank), few=cores * few)
 
 
 def threads() -> int:
@@ -52,9 +51,10 @@ def _best(rows: int, inner: int, columns: int) -> float:
 
     left, right = np.full((rows, inner), 1.0001, np.float32), np.full((inner, columns), 1.0001, np.float32)
     made = np.empty((rows, columns), np.float32)
-    fastest, until = float("inf"), time.perf_counter() + MEASURED_SECONDS
+    fastest, until, done = float("inf"), time.perf_counter() + MEASURED_SECONDS, 0
     with threadpool_limits(limits=1):
-        while time.perf_counter() < until or fastest == float("inf"):
+        while time.perf_counter() < until or done < PRODUCTS_AT_LEAST:
+            done += 1
             # This thread's own time: on a busy machine the clock on the wall counts the others' work, too.
             started = time.thread_time()
             np.matmul(left, right, out=made)

@@ -1,4 +1,4 @@
-"""`topcoat run --dry-run`: what would run, with memory and time. Prepares in a folder that goes; changes no job."""
+"""`topcoat run --dry-run`: what would run, and what it would need. Prepares in a folder that goes; changes no job."""
 
 from __future__ import annotations
 
