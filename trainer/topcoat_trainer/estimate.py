@@ -26,7 +26,7 @@ from topcoat_trainer.workload import Load, Work
 READ_EFFICIENCY = 0.48
 LEARN_EFFICIENCY = 0.5
 THIN_EFFICIENCY = 0.2
-WRITE_EFFICIENCY = 0.5
+WRITE_EFFICIENCY = 0.2
 # Interpreter, libraries, the model's construction, and one second more for so many bytes of weights and rows' tokens.
 LOADING_SECONDS = 28.0
 LOADED_BYTES_PER_SECOND = 400e6
