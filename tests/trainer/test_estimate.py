@@ -16,7 +16,7 @@ from topcoat.api.evaluation import Baseline, Evaluation
 from topcoat.api.prepared import Estimate, StageEstimate
 from topcoat.api.report import DataCard, StageCost, TaskKind
 from topcoat.api.run import RunFile
-from topcoat.api.training import Training
+from topcoat.api.training import CacheMedium, Training
 from topcoat_trainer import cache, estimate, high_water, model_file, outcome, speed, stage, workload
 from topcoat_trainer.gate import baseline, exam
 from topcoat_trainer.loop import loop, survey
@@ -186,7 +186,7 @@ def test_a_gpu_gets_operations_and_memory_and_no_invented_seconds(tmp_path: Path
 def test_the_cache_is_memory_on_its_medium_or_disk_on_the_volume(
     tmp_path: Path, facts: model_file.ModelFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workload, "CACHE_MEDIA", frozenset(workload.CacheMedium))
+    monkeypatch.setattr(workload, "CACHE_MEDIA", frozenset(CacheMedium))
     names = {}
     for medium in ("Memory", "Volume"):
         run = told(tmp_path, facts, gpus=0, training={"epochs": 2, "activationCache": {"medium": medium}})
