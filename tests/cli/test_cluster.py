@@ -148,6 +148,7 @@ def test_a_dry_run_lists_what_would_be_made_and_makes_nothing(team: Team, tmp_pa
         assert any(line[: len(row)] == row for line in rows), said.out
     assert "2 pods" in said.out
     assert "answers as claims" in said.out
+    assert "Memory, disk and time  unknown until the prepare pod has read data and model" in said.out
     assert team.read("apis/topcoat.dev/v1alpha1", "finetunejobs")["items"] == []
 
 

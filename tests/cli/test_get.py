@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from tests.support import stores, worlds
+from topcoat.api import status
 from topcoat.api.finetunejob import FineTuneJob
 from topcoat.cli import show
 
@@ -116,3 +117,15 @@ def test_a_failure_stands_in_the_status_with_its_way_out(tmp_path: Path) -> None
 )
 def test_a_column_finds_its_field(path: str, value: object) -> None:
     assert show._at(path, {"a": {"b": 1}, "list": [{"type": "Ready", "reason": "Idle"}]}) == value
+
+
+def test_a_runs_needs_are_told_with_their_parts_and_the_unknown_is_called_so() -> None:
+    stages = {"Loading": "12s", "Training": "2m10s"}
+    said = show.needs(status.EstimateStatus(memory="3.0Gi", disk="60Mi", duration_seconds=142, stages=stages))
+    assert said["Memory"] == "about 3.0Gi"
+    assert said["Time"] == "about 2m22s: loading 12s, training 2m10s"
+    assert said["GPU hours"] == ""
+    counted = {"Training": "2.0e+13 operations"}
+    said = show.needs(status.EstimateStatus(memory="3.0Gi", gpu_memory="8.0Gi", gpu_hours="unknown", stages=counted))
+    assert said["Time"] == "unknown: training 2.0e+13 operations"
+    assert (said["GPU memory"], said["GPU hours"]) == ("about 8.0Gi on each", "unknown")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -176,8 +177,11 @@ def test_what_a_dry_run_says_would_run_and_changes_nothing(desk: Desk) -> None:
     said = desk.run("--dry-run")
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("claims: would start run 2, attempt 1: TrainingChanged")
-    assert "Memory" in said.stdout
-    assert "Time" in said.stdout
+    facts = dict(line.split(maxsplit=1) for line in said.stdout.splitlines() if line.startswith("  "))
+    assert facts["Memory"].startswith("about ")
+    assert facts["Disk"].startswith("about ")
+    assert re.match(r"about .*: loading .*, caching .*, training .*, evaluating ", facts["Time"])
+    assert "GPU" not in facts
     assert desk.status["run"]["number"] == 1
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import stores
+from topcoat.api import report as reports
+from topcoat.cli import report
 
 
 def test_the_report_of_the_newest_version_is_shown_rejected_or_not(store: Path) -> None:
@@ -69,3 +71,16 @@ def test_a_job_without_versions_points_to_its_status(store: Path, tmp_path: Path
     said = stores.topcoat("report", "claims", store=tmp_path / "new")
     assert said.code == 1
     assert "topcoat status claims" in said.err
+
+
+def test_what_was_estimated_is_shown_beside_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        reports.EstimateCheck(part="Training", unit=reports.Unit.SECONDS, estimated=60.0, measured=75.0, ratio=1.25),
+        reports.EstimateCheck(part="Peak memory", unit=reports.Unit.BYTES, estimated=2 << 30, measured=3 << 30),
+        reports.EstimateCheck(part="GPU hours", unit=reports.Unit.HOURS, measured=0.25),
+    ]
+    report.estimates(lines)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["Training", "60.0", "s", "75.0", "s", "1.25"] in rows
+    assert ["Peak", "memory", "2.0Gi", "3.0Gi"] in rows
+    assert ["GPU", "hours", "unknown", "0.250", "h"] in rows

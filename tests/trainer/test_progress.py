@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from topcoat.api.prepared import Estimate, StageEstimate
 from topcoat.api.report import Progress
 from topcoat_trainer import progress
 from topcoat_trainer.progress import Reporter
@@ -70,3 +71,44 @@ def test_the_end_says_so(tmp_path: Path) -> None:
 def test_progress_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Reporter(tmp_path / "none" / "p.json").stage("Training")
     assert "progress could not be written" in caplog.text
+
+
+def expected(**seconds: float) -> Estimate:
+    stages = [StageEstimate(stage=name, seconds=time) for name, time in seconds.items()]
+    return Estimate(memory_bytes=1, trained_parameters=1, total_parameters=2, stages=stages)
+
+
+def test_measured_steps_correct_what_was_estimated_of_the_stages_after_them(tmp_path: Path) -> None:
+    clock = Clock()
+    reporter = Reporter(tmp_path / "p.json", clock=clock)
+    reporter.expect(expected(Loading=5.0, Caching=5.0, Training=100.0, Evaluating=30.0, Baselines=20.0))
+    reporter.stage("Training")
+    clock.now += 20
+    reporter.share(0.1, step=(2, 20))
+    # A tenth took twice what was estimated: 180 s of training are left, and twice 50 s of judging.
+    found = read(tmp_path / "p.json")
+    assert found["estimatedRemainingSeconds"] == 280
+    assert found["secondsPerStep"] == 10.0
+    assert found["peakMemoryBytes"] > 10 << 20
+
+
+def test_a_step_is_timed_by_the_steps_of_this_attempt_alone(tmp_path: Path) -> None:
+    clock = Clock()
+    reporter = Reporter(tmp_path / "p.json", clock=clock)
+    reporter.stage("Training")
+    reporter.resumed(0.5)
+    clock.now += 6
+    reporter.share(0.65, step=(13, 20))
+    assert read(tmp_path / "p.json")["secondsPerStep"] == 2.0
+
+
+def test_where_no_speed_is_known_the_rest_is_told_by_proportion(tmp_path: Path) -> None:
+    clock = Clock()
+    reporter = Reporter(tmp_path / "p.json", clock=clock)
+    unknown = expected(Training=1.0, Evaluating=1.0)
+    stages = [stage.model_copy(update={"seconds": None}) for stage in unknown.stages]
+    reporter.expect(unknown.model_copy(update={"stages": stages}))
+    reporter.stage("Training")
+    clock.now += 10
+    reporter.share(0.5)
+    assert read(tmp_path / "p.json")["estimatedRemainingSeconds"] == pytest.approx(10 + 20 * 20 / 72, abs=1)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from topcoat.api.method import MethodType
-from topcoat.api.report import EvaluationReport, Lineage, VersionManifest
-from topcoat_trainer import adapter, files, probe, progress, seal
+from topcoat.api.report import EvaluationReport, Lineage, PrepareReport, VersionManifest
+from topcoat_trainer import adapter, files, high_water, outcome, probe, progress, seal
 from topcoat_trainer.gate import judge as gate
 from topcoat_trainer.gate.court import GuardRows, Trial
 from topcoat_trainer.loop import journal
 from topcoat_trainer.model_file import COMPANIONS
+from topcoat_trainer.prepare import PREPARED
 from topcoat_trainer.report import card, html
 
 if TYPE_CHECKING:
@@ -115,6 +116,17 @@ def judge(job: Job, exported: Exported, material: Material, learnt: Learnt) -> E
         cache_note=learnt.trained.cache_note,
     )
     return gate.judge(trial, story, lambda _, share: job.reporter.share(share))
+
+
+def checked(job: Job, material: Material, report: EvaluationReport) -> EvaluationReport:
+    """The report with what was estimated before the run beside what was measured in it."""
+    path = job.folder / PREPARED
+    told = material.prepared  # as estimated while the run began, where the words of before it are not at hand
+    if path.is_file():
+        told = PrepareReport.model_validate(files.read_json(path))
+    costs = {cost.stage: cost for cost in report.costs} | job.diary.costs
+    found = outcome.checks(told.estimate, costs, high_water.memory_bytes(), high_water.gpu_memory_bytes())
+    return report.model_copy(update={"estimate_checks": found})
 
 
 def describe(exported: Exported, report: EvaluationReport) -> EvaluationReport:

@@ -1,118 +1,186 @@
-"""What a run will need, before it starts: memory, time, trained parameters. Rough, from shapes alone, without torch."""
+"""What a run will need, before it starts: time by stages, memory by parts, disk, GPU hours. From shapes and a measured
+product, without torch. What cannot be known here (a GPU's speed) is left unknown.
+
+The constants below were calibrated on SmolLM2-135M (30 layers of width 576, FP32) with the demo's claims, LoRA of rank
+16 on the last 8 layers, on a server's CPU with one thread; docs/explanation/estimates.md has the figures.
+"""
 
 from __future__ import annotations
 
-import os
-import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from topcoat.api.method import Method, MethodType
+from topcoat.api.method import MethodType
+from topcoat.api.prepared import MemoryEstimate, StageEstimate
 from topcoat.api.report import DataCard, Estimate
-from topcoat.api.training import Precision, Training
-from topcoat_trainer import weight_file
-from topcoat_trainer.boundary import Boundary, choose
+from topcoat.api.run import RunFile
+from topcoat.api.training import CacheMedium, Precision
+from topcoat_trainer import shapes, speed, workload
+from topcoat_trainer.boundary import choose
 from topcoat_trainer.model_file import ModelFacts
+from topcoat_trainer.speed import Speed
+from topcoat_trainer.workload import Load, Work
 
-LAYER = re.compile(r"\.(?:layers|h|blocks|block)\.(\d+)\.")
-ROUTER = re.compile(r"\.(router|gate|shared_expert_gate)\.weight$")
-PROCESS_BYTES = 700 << 20
-USUAL_MICRO_BATCH = 8
-# Values kept per token, layer and unit of width for the backward pass of a usual decoder layer.
-KEPT_VALUES = 20
-# Forward passes over the held-out rows: base and candidate, free and constrained, and baselines with long prompts.
-JUDGING_PASSES = 16
+# Share of a measured product's speed that a stage reaches: the rest goes into attention's small products, norms,
+# activations and copies. To calibrate one anew, divide it by "measured / estimated" of its stage in a report.
+READ_EFFICIENCY = 0.48
+LEARN_EFFICIENCY = 0.5
+THIN_EFFICIENCY = 0.2
+WRITE_EFFICIENCY = 0.2
+# Interpreter, libraries, the model's construction, and one second more for so many bytes of weights and rows' tokens.
+LOADING_SECONDS = 28.0
+LOADED_BYTES_PER_SECOND = 400e6
+RENDERED_TOKENS_PER_SECOND = 50_000.0
+
+PROCESS_BYTES = 900 << 20
+# Values kept per token, layer and unit of width for the backward pass, with what its own products hold meanwhile.
+KEPT_VALUES = 40
+# Values of keys and values that judging keeps per token, layer and unit of width, and its logits' copies.
+JUDGED_TOKENS = 6144
+JUDGED_ROWS = 64
+LOGIT_COPIES = 3
+QUANTISED_BYTES = 0.6
+OPTIMIZER_BYTES = 16
+CHECKPOINT_BYTES = 12
 GPU = Path("/dev/nvidiactl")
 
 
 @dataclass(frozen=True, slots=True)
-class Shapes:
-    """Parameters of the model by place."""
+class Target:
+    """Where the run will compute. `known`: this very machine's processors do it, so that their speed says something."""
 
-    tail: int
-    prefix: int
-    adapter: int
+    gpus: int
+    processes: int
+
+    @property
+    def known(self) -> bool:
+        return self.gpus == 0
 
 
-def estimate(facts: ModelFacts, card: DataCard, method: Method, training: Training) -> Estimate:
-    """The needs of a run on this machine; of its memory on a GPU if this machine has one."""
-    edge = choose(facts.layers, method.layers, card.task.value)
-    shapes = _shapes(facts, edge, method)
-    trained = shapes.tail if method.type is MethodType.FULL else shapes.adapter
+def target(run: RunFile) -> Target:
+    """As the run file says, else this machine."""
+    gpus = run.gpus if run.gpus is not None else int(GPU.exists())
+    return Target(gpus, max(run.processes, 1))
+
+
+def load(facts: ModelFacts, card: DataCard, run: RunFile) -> Load:
+    """The run in numbers."""
+    edge = choose(facts.layers, run.method.layers, card.task.value)
+    place = target(run)
+    return Load(
+        shapes=shapes.shapes(facts, edge, run.method),
+        card=card,
+        training=run.training,
+        evaluation=run.evaluation,
+        serving=run.serving is not None,
+        on_cpu=place.known,
+        processes=place.processes,
+    )
+
+
+def estimate(facts: ModelFacts, card: DataCard, run: RunFile) -> Estimate:
+    """The needs of a run: of its memory and time on the device that it will have."""
+    wanted, place = load(facts, card, run), target(run)
+    pace = speed.measured(facts.hidden_size, run.method.lora.rank) if place.known else None
+    made = stages(wanted, pace, facts.parameter_bytes)
+    parts = memory(wanted, run, facts.parameters)
+    held = sum(part.bytes for part in parts)
+    known = [stage.seconds for stage in made if stage.seconds is not None]
+    seconds = round(sum(known), 1) if len(known) == len(made) else None
     return Estimate(
-        memory_bytes=_memory_bytes(facts, card, (method, training), (edge, trained)),
-        duration_seconds=round(_seconds(card, training, shapes, facts), 1),
-        trained_parameters=trained,
-        total_parameters=facts.parameters + (0 if method.type is MethodType.FULL else shapes.adapter),
+        memory_bytes=held if place.known else PROCESS_BYTES + facts.parameter_bytes,
+        duration_seconds=seconds,
+        trained_parameters=wanted.shapes.trained,
+        total_parameters=facts.parameters + wanted.shapes.adapter,
+        stages=made,
+        memory=parts,
+        gpu_memory_bytes=None if place.known else held,
+        disk_bytes=disk_bytes(wanted, run),
+        gpus=place.gpus,
+        gpu_hours=None if place.known or seconds is None else round(seconds * place.gpus / 3600, 4),
+        device=_device(place),
     )
 
 
-def _shapes(facts: ModelFacts, edge: Boundary, method: Method) -> Shapes:
-    tail = prefix = adapter = 0
-    wanted = method.lora.target_modules
-    for file in facts.files:
-        if not file.name.endswith(".safetensors"):
-            continue
-        for name, tensor in weight_file.header(facts.path / file.name).tensors.items():
-            layer = LAYER.search(f".{name}")
-            if layer is None:
-                continue
-            if int(layer.group(1)) < edge.first_trained:
-                prefix += tensor.elements
-                continue
-            tail += tensor.elements
-            module = name.removesuffix(".weight")
-            fits = not wanted or any(module.endswith(target) for target in wanted)
-            if len(tensor.shape) == 2 and fits and not ROUTER.search(name):
-                adapter += method.lora.rank * sum(tensor.shape)
-    return Shapes(tail, prefix, adapter)
+def _device(place: Target) -> str:
+    if place.known:
+        return "the CPU of the machine that prepared, by a measured matrix product"
+    return "a GPU, whose speed is not known before training begins: operations only"
 
 
-def _memory_bytes(
-    facts: ModelFacts, card: DataCard, wishes: tuple[Method, Training], trained: tuple[Boundary, int]
-) -> int:
-    """Weights, the trained part with its gradients and two moments, what the backward pass keeps, and the logits."""
-    method, training = wishes
-    edge, parameters = trained
-    half = training.precision in (Precision.BF16, Precision.FP16) or (
-        training.precision is Precision.AUTO and GPU.exists()
+def stages(wanted: Load, pace: Speed | None, parameter_bytes: int) -> list[StageEstimate]:
+    """All stages; without a pace, their operations only."""
+    work = {
+        "Caching": workload.caching(wanted),
+        "Training": workload.training(wanted),
+        "Evaluating": workload.judging(wanted),
+        "Baselines": workload.baselines(wanted),
+    }
+    read = parameter_bytes / LOADED_BYTES_PER_SECOND
+    read += (wanted.card.tokens + wanted.card.holdout_tokens) / RENDERED_TOKENS_PER_SECOND
+    loading = StageEstimate(stage="Loading", seconds=round(LOADING_SECONDS + read, 2) if pace else None)
+    return [loading, *(_stage(name, part, pace) for name, part in work.items() if part.operations)]
+
+
+def _stage(name: str, work: Work, pace: Speed | None) -> StageEstimate:
+    seconds = None if pace is None else round(seconds_of(work, pace), 2)
+    return StageEstimate(stage=name, operations=work.operations, seconds=seconds)
+
+
+def seconds_of(work: Work, pace: Speed) -> float:
+    """Operations over the speed that products of their form reach."""
+    return (
+        work.read / (pace.many * READ_EFFICIENCY)
+        + work.learn / (pace.many * LEARN_EFFICIENCY)
+        + work.thin / (pace.thin * THIN_EFFICIENCY)
+        + work.write / (pace.few * WRITE_EFFICIENCY)
     )
-    width = 2 if half else 4
-    weights = facts.parameters * width if method.type is not MethodType.QLORA else int(facts.parameters * 0.6)
-    rows = training.micro_batch_size or min(USUAL_MICRO_BATCH, training.effective_batch_size)
-    tokens = rows * min(card.longest_tokens, training.max_sequence_length)
-    kept = tokens * facts.hidden_size * KEPT_VALUES * width * edge.trained_layers
-    learnt = max(1, round(rows * card.trained_tokens / max(1, card.train_samples)))
-    logits = learnt * facts.vocabulary_size * 4 * 3
-    return PROCESS_BYTES + weights + parameters * 16 + kept + logits
 
 
-def _seconds(card: DataCard, training: Training, shapes: Shapes, facts: ModelFacts) -> float:
-    """Floating-point operations over this machine's speed: two per parameter and token, twice again backwards."""
-    epochs: float = training.epochs
-    if training.max_steps is not None and card.train_samples:
-        epochs = min(epochs, training.max_steps * training.effective_batch_size / card.train_samples)
-    learnt = card.trained_tokens * facts.hidden_size * facts.vocabulary_size
-    fill = 2 * shapes.prefix * card.tokens
-    train = epochs * (6 * (shapes.tail + shapes.adapter) * card.tokens + 6 * learnt)
-    mean_tokens = card.tokens / max(1, card.train_samples)
-    judge = JUDGING_PASSES * 2 * facts.parameters * mean_tokens * card.holdout_samples
-    return (fill + train + judge) / _operations_per_second()
+def _width(run: RunFile, *, on_cpu: bool) -> int:
+    """Bytes of a number of the computation."""
+    half = run.training.precision in (Precision.BF16, Precision.FP16)
+    return 2 if half or (run.training.precision is Precision.AUTO and not on_cpu) else 4
 
 
-def _operations_per_second() -> float:
-    """Speed of matrix products on this CPU: one core's best of a tenth of a second, times the cores. What else the
-    machine does at this moment says nothing of the run.
-    """
-    import numpy as np
-    from threadpoolctl import threadpool_limits
+def memory(wanted: Load, run: RunFile, parameters: int) -> list[MemoryEstimate]:
+    """Weights, what training holds, and what judging holds beyond that: the two are not there at once."""
+    shape, width = wanted.shapes, _width(run, on_cpu=wanted.on_cpu)
+    each = QUANTISED_BYTES if run.method.type is MethodType.QLORA else 4 if shape.full else width
+    cache = cache_bytes(wanted, width) if run.training.activation_cache.medium is not CacheMedium.VOLUME else 0
+    learnt = wanted.card.trained_tokens / max(1, wanted.card.tokens) * wanted.pass_tokens
+    training = {
+        "trained part, gradients and moments": shape.trained * OPTIMIZER_BYTES,
+        "kept activations": wanted.pass_tokens * shape.hidden * KEPT_VALUES * width * shape.trained_layers,
+        "logits": round(max(1.0, learnt)) * shape.vocabulary * 4 * LOGIT_COPIES,
+        "activation cache": cache,
+    }
+    judging = judging_bytes(wanted, width)
+    base = {"process": PROCESS_BYTES, "weights": round(parameters * each), **training}
+    rest = max(0, judging - sum(training.values()))
+    named = base | {"judging, beyond what training held": rest}
+    return [MemoryEstimate(part=name, bytes=size) for name, size in named.items() if size]
 
-    size = 384
-    left = np.full((size, size), 1.0001, dtype=np.float32)
-    fastest, until = float("inf"), time.perf_counter() + 0.1
-    with threadpool_limits(limits=1):
-        while (started := time.perf_counter()) < until:
-            np.matmul(left, left)
-            fastest = min(fastest, time.perf_counter() - started)
-    return len(os.sched_getaffinity(0)) * 2 * size**3 / fastest
+
+def cache_bytes(wanted: Load, width: int) -> int:
+    """The states of all rows at the boundary, where they are kept."""
+    if not wanted.cached:
+        return 0
+    tokens = wanted.card.tokens + wanted.watched_rows * wanted.mean_tokens
+    return round(tokens * wanted.shapes.hidden * width)
+
+
+def judging_bytes(wanted: Load, width: int) -> int:
+    """Keys and values of a full batch of prompts, and its logits."""
+    asked = workload.exam(wanted)
+    tokens = min(JUDGED_TOKENS, JUDGED_ROWS * (asked.prompt + asked.longest_answer))
+    states = 2 * tokens * wanted.shapes.layers * wanted.shapes.hidden * width
+    return round(states + JUDGED_ROWS * wanted.shapes.vocabulary * 4 * LOGIT_COPIES)
+
+
+def disk_bytes(wanted: Load, run: RunFile) -> int:
+    """Checkpoints (weights and two moments, one more while it is written), candidate and version."""
+    trained = wanted.shapes.trained
+    kept = (run.lifecycle.checkpoint.keep + 1) * trained * CHECKPOINT_BYTES + 2 * trained * 4
+    on_volume = run.training.activation_cache.medium is CacheMedium.VOLUME
+    return kept + (cache_bytes(wanted, _width(run, on_cpu=wanted.on_cpu)) if on_volume else 0)

@@ -61,7 +61,13 @@ def capped(word: Termination) -> Termination:
 
 
 def _shorter(word: Termination) -> Iterator[Termination]:
-    """Ever shorter forms: without prepare's notes, reasons, older versions, the ends of message and hint."""
+    """Ever shorter forms: without parts of the memory, prepare's notes, reasons, older versions, the ends of message
+    and hint.
+    """
+    if word.prepared is not None and word.prepared.estimate.memory:
+        estimate = word.prepared.estimate.model_copy(update={"memory": []})
+        word = word.model_copy(update={"prepared": word.prepared.model_copy(update={"estimate": estimate})})
+        yield word
     if word.prepared is not None and word.prepared.dataset.notes:
         card = word.prepared.dataset.model_copy(update={"notes": []})
         word = word.model_copy(update={"prepared": word.prepared.model_copy(update={"dataset": card})})

@@ -15,7 +15,21 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-Ids = Sequence[int]
+from topcoat_trainer.beginning import Ids, shared_length
+
+__all__ = [
+    "Ids",
+    "Prefix",
+    "accepts",
+    "empty_cache",
+    "expanded",
+    "has_only_attention",
+    "prefix_or_none",
+    "shared_length",
+    "taken",
+    "window_or_none",
+]
+
 WORTH_SHARING_TOKENS = 4
 
 
@@ -28,17 +42,6 @@ class Prefix:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-def shared_length(rows: Sequence[Ids], ends: Sequence[int] | None = None) -> int:
-    """How many tokens all rows begin with. At least one token of every row (or of `row[:end]`) stays its own."""
-    if len(rows) < 2:
-        return 0
-    limit = min(ends or [len(row) for row in rows]) - 1
-    # Every row lies between the two extremes in lexical order, so what these share, all share.
-    first, last = min(map(tuple, rows)), max(map(tuple, rows))
-    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return max(0, min(same, limit))
 
 
 def empty_cache(model: Any) -> DynamicCache:

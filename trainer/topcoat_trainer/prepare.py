@@ -29,7 +29,7 @@ from topcoat_trainer.loop.stop import Stop
 
 PREPARED = "prepared.json"
 # Part of the key of remembered data cards: raised whenever this code would find something else in the same files.
-FINDINGS_FORMAT = "1"
+FINDINGS_FORMAT = "2"
 Found = TypeVar("Found", DataCard, Estimate)
 
 
@@ -131,9 +131,12 @@ def _estimate(run: RunFile, facts: model_file.ModelFacts, card: DataCard) -> Est
         **_findings(run, facts, card.digest),
         "method": run.method.as_json(),
         "training": run.training.as_json(),
-        "processors": os.cpu_count(),
+        "evaluation": run.evaluation.as_json(),
+        "serving": run.serving is not None,
+        "checkpoints": run.lifecycle.checkpoint.keep,
+        "place": [run.processes, run.gpus, estimate.GPU.exists(), os.cpu_count()],
     }
-    return _remembered(run, Estimate, asked, lambda: estimate.estimate(facts, card, run.method, run.training))
+    return _remembered(run, Estimate, asked, lambda: estimate.estimate(facts, card, run))
 
 
 def _remembered(run: RunFile, kind: type[Found], asked: dict[str, Any], look: Callable[[], Found]) -> Found:

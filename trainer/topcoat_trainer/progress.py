@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from topcoat.api.prepared import Estimate
 from topcoat.api.report import Progress, ProgressMetric
-from topcoat_trainer import files
+from topcoat_trainer import files, high_water
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,13 @@ Sink = Callable[[Progress], None]
 # Where each stage ends, in percent of the run. Training has most of it; what follows is counted as well.
 STAGE_ENDS = {"Loading": 2, "Caching": 8, "Training": 80, "Evaluating": 98, "Sealing": 99, "Sealed": 100}
 STAGES = tuple(STAGE_ENDS)
+# What an estimate calls the parts of a stage. Sealing takes seconds, whatever the run.
+ESTIMATED = {
+    "Loading": ("Loading",),
+    "Caching": ("Caching",),
+    "Training": ("Training",),
+    "Evaluating": ("Evaluating", "Baselines"),
+}
 
 
 def now() -> str:
@@ -49,6 +57,15 @@ class Reporter:
         self._written_at = float("-inf")
         self._stage_began = clock()
         self._began_at_share = 0.0
+        self._expected: dict[str, float] = {}
+
+    def expect(self, estimate: Estimate) -> None:
+        """What each stage will take, as estimated: what is measured of one corrects those after it."""
+        known = {stage.stage: stage.seconds for stage in estimate.stages}
+        for name, parts in ESTIMATED.items():
+            seconds = [known[part] for part in parts if part in known]
+            if all(each is not None for each in seconds):
+                self._expected[name] = sum(each or 0.0 for each in seconds)
 
     def stage(self, name: str) -> None:
         """A new stage begins; always written."""
@@ -83,17 +100,33 @@ class Reporter:
             update["metrics"] = [ProgressMetric(name=name, value=f"{value:.6g}") for name, value in metrics.items()]
         if step is not None:
             update["current_step"], update["total_steps"] = step
+            update |= self._measured(*step)
         if tokens_per_second is not None:
             update["tokens_per_second"] = round(tokens_per_second, 1)
         self._say(update, force=done >= 1.0)
 
+    def _measured(self, step: int, steps: int) -> dict[str, object]:
+        """What is known of the run by its own steps: time of one, and the most memory so far."""
+        own = step - round(self._began_at_share * steps)
+        each = (self.clock() - self._stage_began) / own if own > 0 else None
+        peak = high_water.gpu_memory_bytes() or high_water.memory_bytes()
+        return {"seconds_per_step": None if each is None else round(each, 4), "peak_memory_bytes": peak}
+
     def _remaining(self, done: float) -> int | None:
-        """What is left of the stage at its speed so far, and of the stages after it in proportion."""
+        """What is left of the stage at its speed so far, and of the stages after it: as estimated and corrected by
+        this one, else in proportion.
+        """
         gained = done - self._began_at_share
         if gained <= 0:
             return None
         elapsed = self.clock() - self._stage_began
         place = STAGES.index(self.progress.stage)
+        later = [name for name in STAGES[place + 1 :] if name in ESTIMATED]
+        planned = self._expected.get(self.progress.stage, 0.0)
+        if planned > 0 and all(name in self._expected for name in later):
+            correction = elapsed / gained / planned
+            after = sum(self._expected[name] for name in later) * correction
+            return max(0, round(elapsed / gained * (1.0 - done) + after))
         width = STAGE_ENDS[self.progress.stage] - (STAGE_ENDS[STAGES[place - 1]] if place else 0)
         after = (100 - STAGE_ENDS[self.progress.stage]) / width
         return max(0, round(elapsed / gained * (1.0 - done + after)))

@@ -64,6 +64,7 @@ def work(job: Job) -> Termination:
     with job.stage("Loading"):
         prepared = prepare.prepare(job.run)
         _check_inputs(job, prepared)
+        job.reporter.expect(prepared.estimate)
         job.ranks.say("prepared", prepared.model_dump_json(by_alias=True))
         from topcoat_trainer import candidate, stage
 
@@ -75,7 +76,7 @@ def work(job: Job) -> Termination:
         exported = candidate.export(job, material, learnt)
         report = candidate.judge(job, exported, material, learnt)
     with job.stage("Sealing"):
-        report = candidate.describe(exported, report)
+        report = candidate.describe(exported, candidate.checked(job, material, report))
         try:
             digest = candidate.seal_version(job, exported, material, report)
         except FileExistsError:

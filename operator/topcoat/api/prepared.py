@@ -19,17 +19,56 @@ class TaskKind(StrEnum):
     TEXT = "Text"
 
 
+class StageEstimate(Lenient):
+    """One stage of a run: its work, and its time where the device's speed is known."""
+
+    stage: str
+    """Name of the stage: `Loading`, `Caching`, `Training`, `Evaluating` or `Baselines`."""
+    operations: float = 0.0
+    """Floating-point operations."""
+    seconds: float | None = None
+    """Wall time; nothing where the speed of the device is not known."""
+
+
+class MemoryEstimate(Lenient):
+    """One part of the memory."""
+
+    part: str
+    """What it holds."""
+    bytes: int
+    """Its size."""
+
+
 class Estimate(Lenient):
-    """What a run will need, before it starts."""
+    """What a run will need, before it starts. What cannot be known is left out, never guessed."""
 
     memory_bytes: int
-    """Peak memory of the trainer, in bytes."""
-    duration_seconds: float
-    """Wall time, in seconds, on this machine."""
+    """Peak memory of a trainer process, in bytes."""
+    duration_seconds: float | None = None
+    """Wall time of all stages; nothing where the speed of the device is not known."""
     trained_parameters: int
     """Parameters that change."""
     total_parameters: int
     """Parameters of the model."""
+    stages: list[StageEstimate] = []
+    """The stages, in their order."""
+    memory: list[MemoryEstimate] = []
+    """What memory holds when it holds most, on the GPU where there is one."""
+    gpu_memory_bytes: int | None = None
+    """Peak memory of one GPU, in bytes; nothing on a CPU."""
+    disk_bytes: int = 0
+    """What the run writes: checkpoints, the version, and an activation cache that lies on the volume."""
+    gpus: int = 0
+    """GPUs of the run, all pods together."""
+    gpu_hours: float | None = None
+    """GPU hours; nothing without a GPU or where its speed is not known."""
+    device: str = ""
+    """What the times are for, and where they come from."""
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of all stages."""
+        return sum(stage.operations for stage in self.stages)
 
 
 class DataCard(Lenient):
@@ -69,6 +108,16 @@ class DataCard(Lenient):
     """Tokens with loss."""
     longest_tokens: int = 0
     """Tokens of the longest row."""
+    shared_tokens: int = 0
+    """Tokens that all training rows begin with."""
+    holdout_tokens: int = 0
+    """Tokens of the held-out rows."""
+    holdout_prompt_tokens: int = 0
+    """Tokens of the held-out rows before their answers."""
+    longest_answer_tokens: int = 0
+    """Tokens of the longest answer among the held-out rows."""
+    guard_tokens: int = 0
+    """Tokens of the guards' rows."""
     labels: dict[str, int] = {}
     """Rows per label (training rows), for classification."""
     system_prompt: str | None = None

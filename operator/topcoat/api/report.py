@@ -25,6 +25,7 @@ __all__ = [
     "CurvePoint",
     "DataCard",
     "Estimate",
+    "EstimateCheck",
     "EvaluationReport",
     "EvaluationSummary",
     "FileSeal",
@@ -38,6 +39,7 @@ __all__ = [
     "StageCost",
     "TaskKind",
     "Termination",
+    "Unit",
     "VersionManifest",
     "VersionNote",
 ]
@@ -145,6 +147,29 @@ class StageCost(Lenient):
     """GPU seconds."""
 
 
+class Unit(StrEnum):
+    """What a number of an estimate counts."""
+
+    SECONDS = "Seconds"
+    BYTES = "Bytes"
+    HOURS = "Hours"
+
+
+class EstimateCheck(Lenient):
+    """One line of what was estimated before the run and measured in it."""
+
+    part: str
+    """A stage, `All stages`, `Peak memory`, `Peak GPU memory` or `GPU hours`."""
+    unit: Unit
+    """What both numbers count."""
+    estimated: float | None = None
+    """Before the run; nothing where it could not be known."""
+    measured: float | None = None
+    """In the run, all its attempts together; nothing where it did not happen."""
+    ratio: float | None = None
+    """measured over estimated."""
+
+
 class Lineage(Lenient):
     """Where a version comes from."""
 
@@ -237,6 +262,8 @@ class EvaluationReport(Lenient):
     """The learning curve."""
     costs: list[StageCost] = []
     """What each stage used."""
+    estimate_checks: list[EstimateCheck] = []
+    """What was estimated before the run, beside what was measured."""
     cache_note: str = ""
     """What the activation cache did."""
     dataset: DataCard
@@ -398,3 +425,7 @@ class Progress(Lenient):
     """Optimizer steps in all."""
     tokens_per_second: float = 0.0
     """Training tokens per second."""
+    seconds_per_step: float | None = None
+    """Measured time of an optimizer step, mean of this attempt."""
+    peak_memory_bytes: int | None = None
+    """Most memory held so far; of the GPU where there is one."""

@@ -87,6 +87,10 @@ class RunFile(Section):
     """The version that serves today."""
     max_dataset_bytes: int | None = Field(default=None, ge=1)
     """Most bytes that the data files may have together; a larger data set is refused unread."""
+    processes: int = Field(default=1, ge=1)
+    """Processes that train together, all pods counted."""
+    gpus: int | None = Field(default=None, ge=0)
+    """GPUs that the run will have, all pods together; nothing: those of this machine."""
     allow_local_files: bool = False
     """Whether file:// may be read: true in local mode only."""
     paths: RunPaths

@@ -86,21 +86,33 @@ class ProgressStatus(Lenient):
     """Training tokens per second."""
     loss: Shown | None = None
     """Training loss, latest."""
+    seconds_per_step: Shown | None = None
+    """Measured time of an optimizer step."""
+    peak_memory: Shown | None = None
+    """Most memory held so far; of the GPU where there is one."""
     last_updated_time: Time | None = None
     """When the trainer last reported."""
 
 
 class EstimateStatus(Lenient):
-    """What a run will need."""
+    """What a run will need, before it starts. What cannot be known is left out or called unknown."""
 
     memory: Shown = ""
-    """Peak memory of the trainer."""
+    """Peak memory of a trainer process."""
     gpu_memory: Shown = ""
-    """Peak GPU memory."""
-    duration_seconds: Annotated[int, Field(ge=0)] = 0
-    """Wall time, in seconds."""
+    """Peak memory of one GPU."""
+    disk: Shown = ""
+    """What the run writes."""
+    duration_seconds: Annotated[int, Field(ge=0)] | None = None
+    """Wall time, in seconds; left out where the speed of the device is not known."""
     gpu_hours: Shown = ""
-    """GPU hours."""
+    """GPU hours; `unknown` where GPUs are asked for whose speed is not known, empty without GPUs."""
+    operations: Shown = ""
+    """Floating-point operations of all stages, as `3.2e+14`."""
+    stages: Annotated[dict[str, Annotated[str, StringConstraints(max_length=64)]], Field(max_length=8)] = {}
+    """Wall time of each stage for people, as `1m10s`; operations where the speed of the device is not known."""
+    device: Shown = ""
+    """What the times are for."""
 
 
 class PreparedStatus(Lenient):

@@ -39,6 +39,7 @@ def say(here: cluster.Cluster, job: finetunejob.FineTuneJob, change: str) -> int
     rows = [*_jobs(job, dataset.key(wish)), *_shared(here, found), *_serving(job, found)]
     show.table(["Kind", "Name", "Now", "For"], rows, indent="  ")
     terminal.say()
+    show.facts(_needs(job, dataset.key(wish), found))
     terminal.note("Nothing was changed. Whether a run is needed is known once the prepare pod has read data and model.")
     terminal.next_step(f"topcoat apply -f FILE --watch{here.words}", "applies it and follows it")
     return 0
@@ -69,6 +70,16 @@ def _jobs(job: finetunejob.FineTuneJob, key: str) -> Iterator[Row]:
     nodes = job.spec.trainer.nodes
     pods = f"{nodes} pods, " if nodes > 1 else ""
     yield "Job", names.child_name(name, f"{names.run_name(run)}-a1"), "if needed", f"{pods}trains and judges"
+
+
+def _needs(job: finetunejob.FineTuneJob, key: str, found: profile.FineTuneProfile | None) -> dict[str, str]:
+    """What a run would need, where the prepare pod has answered this very question; else what is not known yet."""
+    said = job.status
+    if said is not None and said.estimate is not None and said.prepared is not None and said.prepared.key == key:
+        return show.needs(said.estimate)
+    later = "unknown until the prepare pod has read data and model; then in status.estimate"
+    gpus = int(profiles.gpu_count(profiles.sized(job.spec.trainer, found)))
+    return {"Memory, disk and time": later} | ({"GPU hours": f"unknown; {gpus} GPUs are asked for"} if gpus else {})
 
 
 def _shared(here: cluster.Cluster, found: profile.FineTuneProfile | None) -> Iterator[Row]:

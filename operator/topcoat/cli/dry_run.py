@@ -1,4 +1,4 @@
-"""`topcoat run --dry-run`: what would run, with memory and time. Prepares in a folder that goes; changes no job."""
+"""`topcoat run --dry-run`: what would run, and what it would need. Prepares in a folder that goes; changes no job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from topcoat.api import exits, finetunejob
 from topcoat.api import report as reports
 from topcoat.cli import act, observe, show, store, terminal, trainer_process
-from topcoat.plan import intent, observed, plan, shown
+from topcoat.plan import estimate as estimates
+from topcoat.plan import intent, observed, plan
 
 WORDS = {"Created": "nothing was trained yet", "Requested": "retrain.requestedAt asks for it"}
 
@@ -59,6 +60,7 @@ def _prepare(place: store.Store, order: intent.Order, sources: Path) -> reports.
 def _say(job: finetunejob.FineTuneJob, report: reports.PrepareReport, after: intent.Plan) -> None:
     start = next((action for action in after.actions if isinstance(action, intent.StartTraining)), None)
     card, base, estimate = report.dataset, report.base_model, report.estimate
+    words = estimates.shown_estimate(estimate)
     name = terminal.paint(job.metadata.name, "bold")
     if start is None:
         terminal.say(f"{name}: nothing would run; data, base model, method and training are as before")
@@ -74,9 +76,8 @@ def _say(job: finetunejob.FineTuneJob, report: reports.PrepareReport, after: int
             "Data": f"{card.format}, {card.task}: {card.train_samples:,} rows to learn from, "
             f"{card.holdout_samples:,} held out ({card.split_rule})",
             "Tokens": f"{card.tokens:,} in the training rows, {card.longest_tokens:,} in the longest",
-            "Memory": f"about {shown.size(estimate.memory_bytes)}",
-            "Time": f"about {shown.duration(estimate.duration_seconds)} on this machine",
         }
+        | show.needs(words)
     )
     for note in (*card.notes, *after.notes):
         terminal.say(f"  - {terminal.clean(note)}")

@@ -14,6 +14,7 @@ import typer
 from topcoat.api import promotion
 from topcoat.api import report as reports
 from topcoat.cli import option, place, sealed, show, terminal
+from topcoat.plan import shown
 
 STYLES = {
     promotion.Verdict.PROMOTE: "green",
@@ -109,6 +110,7 @@ def _show(found: sealed.Sealed, evidence: reports.EvaluationReport) -> None:
     terminal.say(f"  {terminal.paint('Rule', 'dim')}  {rule}\n")
     scores(evidence.scores, evidence.metric)
     terminal.say()
+    estimates(evidence.estimate_checks)
     notes = [*evidence.dataset.notes, *evidence.lineage.notes]
     for note in notes:
         terminal.say(f"  - {terminal.clean(note)}")
@@ -134,3 +136,28 @@ def scores(rows: list[reports.Score], first_metric: str) -> None:
         for row in kept
     ]
     show.table(["Subject", "Measure", "Score", "95 % interval", "Rows", "Tokens", "Seconds"], cells, indent="  ")
+
+
+def estimates(checks: list[reports.EstimateCheck]) -> None:
+    """What was estimated before the run, beside what was measured in it."""
+    if not checks:
+        return
+    cells = [
+        [
+            check.part,
+            _amount(check.unit, check.estimated, "unknown"),
+            _amount(check.unit, check.measured, ""),
+            "" if check.ratio is None else f"{check.ratio:.2f}",
+        ]
+        for check in checks
+    ]
+    show.table(["Need", "Estimated", "Measured", "Ratio"], cells, indent="  ")
+    terminal.say()
+
+
+def _amount(unit: reports.Unit, value: float | None, missing: str) -> str:
+    if value is None:
+        return missing
+    if unit is reports.Unit.BYTES:
+        return shown.size(shown.whole(value))
+    return f"{value:.1f} s" if unit is reports.Unit.SECONDS else f"{value:.3f} h"

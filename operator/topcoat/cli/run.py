@@ -42,7 +42,7 @@ def run(  # noqa: PLR0913 - each is an option that a person gives
     name: PickOption = None,
     here: Annotated[bool, typer.Option("--local", help="On this machine; `run` always is.")] = True,  # noqa: ARG001
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run, memory and time; change nothing.")
+        bool, typer.Option("--dry-run", help="Say what would run, with memory, disk and time; change nothing.")
     ] = False,
     output: option.Output = option.Form.TABLE,
     store_folder: option.Store = option.DEFAULT_STORE,

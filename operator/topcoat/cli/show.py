@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from topcoat.api import crd, metadata
+from topcoat.api import crd, metadata, status
 from topcoat.cli import option, terminal
+from topcoat.plan import shown
 
 Json = dict[str, Any]
 PHASE_STYLES = {"Ready": "green", "Failed": "red", "Rejected": "yellow", "AwaitingApproval": "yellow"}
@@ -100,3 +101,19 @@ def facts(found: dict[str, str], indent: str = "  ") -> None:
     for name, value in found.items():
         if value:
             terminal.say(f"{indent}{terminal.paint(name.ljust(wide), 'dim')}  {terminal.clean(value)}")
+
+
+def needs(found: status.EstimateStatus) -> dict[str, str]:
+    """What a run will need, as facts: memory, disk, time with its parts, GPU hours. The unknown is called unknown."""
+    parts = ", ".join(f"{name.lower()} {words}" for name, words in found.stages.items())
+    known = found.duration_seconds is not None
+    whole = f"about {shown.duration(found.duration_seconds or 0)}" if known else "unknown"
+    return {
+        "Memory": f"about {found.memory}" if found.memory else "unknown",
+        "GPU memory": f"about {found.gpu_memory} on each" if found.gpu_memory else "",
+        "Disk": f"about {found.disk}" if found.disk else "",
+        "Time": f"{whole}: {parts}" if parts else whole,
+        "Operations": found.operations,
+        "GPU hours": found.gpu_hours,
+        "Device": found.device,
+    }

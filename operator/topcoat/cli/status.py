@@ -56,11 +56,24 @@ def _work(found: statuses.FineTuneJobStatus) -> None:
             "Ended": run.completion_time or "" if run else "",
             "Resumed": f"from step {run.resumed_from_step}" if run and run.resumed_from_step else "",
             "Progress": _progress(progress) if progress and not (run and run.completion_time) else "",
+            **_estimate(found),
             "Data": f"{data.samples:,} rows to learn from, {data.holdout_samples:,} held out" if data else "",
             "Left out": f"{data.invalid:,} rows that cannot be used" if data and data.invalid else "",
         }
     )
     terminal.say()
+
+
+def _estimate(found: statuses.FineTuneJobStatus) -> dict[str, str]:
+    """What was estimated of a run that has not ended, and what its own steps say so far."""
+    said, progress = found.estimate, found.progress
+    if said is None or (found.run and found.run.completion_time):
+        return {}
+    needs = show.needs(said)
+    step = f"{progress.seconds_per_step} s per step" if progress and progress.seconds_per_step else ""
+    memory = f"{progress.peak_memory} of memory" if progress and progress.peak_memory else ""
+    kept = {name: needs[name] for name in ("Memory", "GPU memory", "Disk", "Time", "GPU hours")}
+    return kept | {"Measured": ", ".join(part for part in (step, memory) if part)}
 
 
 def _progress(progress: statuses.ProgressStatus) -> str:

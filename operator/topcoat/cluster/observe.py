@@ -230,6 +230,8 @@ def _progress(job: finetunejob.FineTuneJob, newest: JobRecord) -> report.Progres
         current_step=said.current_step or 0,
         total_steps=said.total_steps or 0,
         tokens_per_second=float(said.tokens_per_second or 0),
+        seconds_per_step=float(said.seconds_per_step) if said.seconds_per_step else None,
+        peak_memory_bytes=remembered.bytes_of(said.peak_memory) if said.peak_memory else None,
     )
 
 

@@ -27,7 +27,7 @@ def prepared_or_none(job: finetunejob.FineTuneJob) -> observed.Prepared | None:
 
 
 def _report_or_none(said: status.FineTuneJobStatus) -> prepared.PrepareReport | None:
-    data, base, estimate = said.dataset, said.base_model, said.estimate
+    data, base = said.dataset, said.base_model
     if data is None or base is None:
         return None
     unknown = {"config_digest": "", "architecture": "", "layers": 0, "hidden_size": 0, "parameters": 0, "bytes": 0}
@@ -50,13 +50,19 @@ def _report_or_none(said: status.FineTuneJobStatus) -> prepared.PrepareReport | 
             tokens=data.tokens,
         ),
         train_path="",
-        estimate=prepared.Estimate(
-            memory_bytes=bytes_of(estimate.memory) if estimate else 0,
-            duration_seconds=float(estimate.duration_seconds) if estimate else 0.0,
-            trained_parameters=0,
-            total_parameters=0,
-        ),
+        estimate=_estimate(said.estimate),
         seconds=0.0,
+    )
+
+
+def _estimate(said: status.EstimateStatus | None) -> prepared.Estimate:
+    """Enough to be known again: the planner keeps the words that status has of it."""
+    said = said or status.EstimateStatus()
+    return prepared.Estimate(
+        memory_bytes=bytes_of(said.memory),
+        duration_seconds=None if said.duration_seconds is None else float(said.duration_seconds),
+        trained_parameters=0,
+        total_parameters=0,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from topcoat.api import conditions, exits, status
 from topcoat.api import report as reports
+from topcoat.plan import estimate as estimates
 from topcoat.plan import lifecycle, observed, shown, waiting
 from topcoat.plan.case import Case, Wish
 from topcoat.plan.intent import Action, Headline, Stage, StartPrepare, Word
@@ -116,7 +117,7 @@ def _place(case: Case, report: reports.PrepareReport) -> dict[str, str]:
 def _found(case: Case, prepared: observed.Prepared) -> dict[str, object]:
     report = prepared.report
     assert report is not None  # noqa: S101 (the caller looked)
-    card, estimate = report.dataset, report.estimate
+    card = report.dataset
     return {
         "prepared": _remembered(case, prepared),
         "dataset": status.DatasetStatus(
@@ -131,9 +132,7 @@ def _found(case: Case, prepared: observed.Prepared) -> dict[str, object]:
             digest=shown.clip(report.base_model.digest, 253),
             **_place(case, report),
         ),
-        "estimate": status.EstimateStatus(
-            memory=shown.size(estimate.memory_bytes), duration_seconds=shown.whole(estimate.duration_seconds)
-        ),
+        "estimate": estimates.kept(report.estimate, case.before.estimate),
     }
 
 

@@ -31,6 +31,9 @@ class Order:
     budget: lifecycle.Budget | None
     serving: runs.ServingVersion | None
     max_dataset_bytes: int | None = None
+    processes: int = 1
+    gpus: int | None = None
+    """GPUs of the run, all pods together; None: those of this machine."""
 
     def run_file(self, paths: runs.RunPaths, *, allow_local_files: bool) -> runs.RunFile:
         """All that the trainer is told."""
@@ -55,6 +58,8 @@ class Order:
             start_from=spec.retrain.start_from,
             serving=self._serving(paths),
             max_dataset_bytes=self.max_dataset_bytes,
+            processes=self.processes,
+            gpus=self.gpus,
             allow_local_files=allow_local_files,
             paths=paths,
         )

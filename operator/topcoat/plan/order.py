@@ -5,13 +5,17 @@ from __future__ import annotations
 from topcoat.api import base_model as base_models
 from topcoat.api import finetunejob, lifecycle, status
 from topcoat.api import run as runs
+from topcoat.manifests import job
+from topcoat.plan import observed
+from topcoat.plan import profile as profiles
 from topcoat.plan.case import Case, Wish
 from topcoat.plan.intent import Order
 
 
 def order(case: Case, wish: Wish, run: status.RunStatus | None, memory_ran_out: int = 0) -> Order:
     """The order for one attempt at a run (None: for the prepare stage)."""
-    metadata = case.job.metadata
+    metadata, trainer = case.job.metadata, profiles.sized(wish.spec.trainer, case.seen.profile)
+    local = case.seen.mode is observed.Mode.LOCAL
     return Order(
         name=metadata.name,
         namespace=metadata.namespace,
@@ -25,6 +29,8 @@ def order(case: Case, wish: Wish, run: status.RunStatus | None, memory_ran_out: 
         budget=wish.budget,
         serving=_serving(case),
         max_dataset_bytes=case.seen.profile.spec.limits.max_dataset_bytes if case.seen.profile else None,
+        processes=1 if local else job.processes(trainer) * trainer.nodes,
+        gpus=None if local else int(profiles.gpu_count(trainer)),
     )
 
 

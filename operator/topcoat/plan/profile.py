@@ -158,6 +158,15 @@ def _resources(spec: finetunejob.FineTuneJobSpec, found: profiles.FineTuneProfil
                 yield name, asked[name], limit
 
 
+def sized(trainer: lifecycle.Trainer, found: profiles.FineTuneProfile | None) -> lifecycle.Trainer:
+    """The trainer with what its pods really ask for: the manifest's resources, else the profile's."""
+    if found is None:
+        return trainer
+    usual, asked = found.spec.trainer.resources, trainer.resources
+    both = lifecycle.Resources(requests={**usual.requests, **asked.requests}, limits={**usual.limits, **asked.limits})
+    return trainer.model_copy(update={"resources": both})
+
+
 def gpu_count(trainer: lifecycle.Trainer) -> Decimal:
     """GPUs of a run, over all nodes."""
     asked = {**trainer.resources.requests, **trainer.resources.limits}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from topcoat.api import report as reports
@@ -41,5 +42,12 @@ def shown_progress(reported: reports.Progress, *, done: bool, state: observed.At
         total_steps=max(0, reported.total_steps),
         tokens_per_second=f"{reported.tokens_per_second:.0f}" if reported.tokens_per_second > 0 else None,
         loss=shown.clip(loss, 253) if loss is not None else None,
+        seconds_per_step=_step_words(reported.seconds_per_step),
+        peak_memory=shown.size(reported.peak_memory_bytes) if reported.peak_memory_bytes else None,
         last_updated_time=shown.time(updated) if updated else None,
     )
+
+
+def _step_words(seconds: float | None) -> str | None:
+    """`0.412`; nothing where it is no time."""
+    return f"{seconds:.3f}" if seconds is not None and math.isfinite(seconds) and seconds > 0 else None

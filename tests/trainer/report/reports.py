@@ -13,11 +13,13 @@ from topcoat.api.report import (
     Confusion,
     CurvePoint,
     DataCard,
+    EstimateCheck,
     EvaluationReport,
     Lineage,
     Score,
     StageCost,
     TaskKind,
+    Unit,
 )
 
 LABELS = [
@@ -182,6 +184,14 @@ def curve() -> list[CurvePoint]:
     return [CurvePoint(step=0, epoch=0, holdout_loss=4.9), *points]
 
 
+def checks() -> list[EstimateCheck]:
+    return [
+        EstimateCheck(part="Training", unit=Unit.SECONDS, estimated=60.0, measured=75.0, ratio=1.25),
+        EstimateCheck(part="Peak memory", unit=Unit.BYTES, estimated=2 << 30, measured=3 << 30, ratio=1.5),
+        EstimateCheck(part="GPU hours", unit=Unit.HOURS, measured=0.25),
+    ]
+
+
 def costs() -> list[StageCost]:
     seconds = {"load": 1.9, "cache": 31.4, "train": 74.2, "evaluate": 96.8, "baselines": 41.0, "seal": 0.4}
     return [StageCost(stage=stage, seconds=wall, cpu_seconds=wall * 1.9) for stage, wall in seconds.items()]
@@ -222,6 +232,7 @@ def promoted(**changes: Any) -> EvaluationReport:
         "confusion": confusion(),
         "curve": curve(),
         "costs": costs(),
+        "estimate_checks": checks(),
         "cache_note": "The frozen prefix (22 of 30 layers) ran once per row instead of three times: 2.4 times less "
         "work for training.",
         "dataset": data_card(),
@@ -275,6 +286,7 @@ def inconclusive(**changes: Any) -> EvaluationReport:
         "confusion": None,
         "curve": [],
         "costs": [],
+        "estimate_checks": [],
         "cache_note": "",
         "wins": [],
         "losses": [],

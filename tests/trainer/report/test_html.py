@@ -190,3 +190,13 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     html.write(reports.promoted(), tmp_path / "two.html")
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"one.html", "two.html"}
+
+
+def test_what_was_estimated_stands_beside_what_was_measured_and_the_unknown_is_called_so() -> None:
+    said = html.render(reports.promoted())
+    cells = re.findall(r'<tr><th scope="row">([^<]*)</th>((?:<td class="number">[^<]*</td>){3})</tr>', said)
+    table = {part: re.findall(r">([^<]+)</td>", row) for part, row in cells}
+    assert table["Training"] == ["1 min 00 s", "1 min 15 s", "1.25"]
+    assert table["Peak memory"] == ["2 GiB", "3 GiB", "1.50"]
+    assert table["GPU hours"] == ["unknown", "0.25 h", "–"]
+    assert "Estimated before the run" not in html.render(reports.inconclusive())

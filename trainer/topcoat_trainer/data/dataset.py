@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from topcoat.api.dataset import Columns, Dataset, Format
 from topcoat.api.report import DataCard
+from topcoat_trainer import beginning
 from topcoat_trainer import split as split_room
 from topcoat_trainer import task as task_room
 from topcoat_trainer.data import duplicate, problem, reader, shape, validation
@@ -205,6 +206,11 @@ def _assembled(
         tokens=sum(len(row.ids) for row in train),
         trained_tokens=sum(row.trained_tokens for row in train),
         longest_tokens=max(len(row.ids) for row in part.rows),
+        shared_tokens=beginning.shared_length([row.ids for row in train]),
+        holdout_tokens=sum(len(row.ids) for row in holdout),
+        holdout_prompt_tokens=sum(row.prompt_length for row in holdout),
+        longest_answer_tokens=max((len(row.ids) - row.prompt_length for row in holdout), default=0),
+        guard_tokens=sum(len(row.ids) for rows in guards.values() for row in rows),
         labels=_counted(learnt, task),
         system_prompt=prompt or _shared_system(learnt),
         notes=[*validation.notes(learnt, judged, part.repeats), *_near_notes(near, holdout), *_length_notes(part)],

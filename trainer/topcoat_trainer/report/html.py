@@ -67,6 +67,7 @@ def render(report: EvaluationReport) -> str:
             held_out=[point for point in points if point.series == "Held-out"],
             labels=page.label_counts(report.dataset.labels),
             labelled=sum(report.dataset.labels.values()),
+            checks=page.check_rows(report.estimate_checks),
             total=page.cost_total(report.costs),
             longest=max((cost.seconds for cost in report.costs), default=0.0),
             style=Markup(style),  # noqa: S704 (our own file)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from topcoat.api.promotion import Verdict
-from topcoat.api.report import AnswerPair, Comparison, Confusion, EvaluationReport, Score, StageCost
+from topcoat.api.report import AnswerPair, Comparison, Confusion, EstimateCheck, EvaluationReport, Score, StageCost
 from topcoat_trainer.report import chart, wording
 
 LABELS_AT_MOST = 24
@@ -272,6 +272,19 @@ def _cell(count: int, most: int, *, right: bool) -> Cell:
 def label_counts(labels: dict[str, int]) -> list[tuple[str, int]]:
     """Training rows per label, most frequent first, as many as fit a page."""
     return sorted(labels.items(), key=lambda item: (-item[1], item[0]))[:LABELS_AT_MOST]
+
+
+def check_rows(checks: Sequence[EstimateCheck]) -> list[tuple[str, str, str, str]]:
+    """Part, estimated, measured and their ratio, in words; what was not known is called unknown."""
+    return [
+        (
+            check.part,
+            wording.amount(check.unit, check.estimated, "unknown"),
+            wording.amount(check.unit, check.measured, "–"),
+            "–" if check.ratio is None else f"{check.ratio:.2f}",
+        )
+        for check in checks
+    ]
 
 
 def cost_total(costs: Sequence[StageCost]) -> StageCost:

@@ -1,6 +1,6 @@
 """Numbers and untrusted text as words on a page: one place decides digits, units and what is shown of hostile text.
 
-Pure; knows no report and no file.
+Pure; knows no file, and of a report no more than its units.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from markupsafe import Markup
+
+from topcoat.api.report import Unit
 
 TEXT_CHARACTERS_AT_MOST = 4000
 MINUTE, HOUR = 60, 3600
@@ -99,6 +101,13 @@ def size(value: float) -> str:
             return f"{value:.0f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def amount(unit: Unit, value: float | None, missing: str) -> str:
+    """A number of an estimate: `12.4 s`, `269 MiB`, `0.31 h`; the given word where there is none."""
+    if value is None:
+        return missing
+    return {Unit.SECONDS: seconds, Unit.BYTES: size, Unit.HOURS: "{:.3g} h".format}[unit](value)
 
 
 def moment(rfc3339: str) -> str:
