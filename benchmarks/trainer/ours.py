@@ -10,9 +10,10 @@ import torch
 
 from benchmarks.trainer.subject import Order, Pace
 from topcoat.api.method import LoRA, Method
-from topcoat.api.training import Training
-from topcoat_trainer import adapter, cache, devices, layers
+from topcoat.api.training import ActivationCache, CacheMode, Training
+from topcoat_trainer import adapter, devices, layers
 from topcoat_trainer import model as models
+from topcoat_trainer.cache import opening
 from topcoat_trainer.halves import Halves
 from topcoat_trainer.loop import survey
 from topcoat_trainer.loop.course import Course, Settings
@@ -55,16 +56,29 @@ def train(order: Order, pace: Pace, *, use_cache: bool) -> None:
         pace.wait()
         course.view = survey.view(tail.model, course.rows, packing=True)
         if use_cache:
-            found, report = cache.open_cache(Halves(tail.model, edge), course.rows, course.view)
-            if found is None:
-                raise RuntimeError(report.reason)
-            course.around = found.around
+            found = opening.opened(_request(course, order))
+            if not found.rows:
+                raise RuntimeError(found.note)
+            course.around = found.rows[0].around
         pace.done(None)
         loop = Loop(course)
         course.reporter = Paced(pace, tail.model, loop.order.steps_per_epoch)
         loop.resume()
         pace.wait()
         loop.run()
+
+
+def _request(course: Course, order: Order) -> opening.Request:
+    return opening.Request(
+        halves=[Halves(course.model, course.boundary)],
+        view=course.view,
+        rows=course.rows,
+        watched=(),
+        epochs=order.epochs,
+        wishes=ActivationCache(mode=CacheMode.ENABLED),
+        dtype=course.dtype,
+        available_bytes=devices.available_bytes(),
+    )
 
 
 def _course(order: Order, tail: adapter.Tail, folder: Path) -> Course:

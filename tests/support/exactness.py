@@ -21,8 +21,8 @@ from topcoat_trainer.batches import Batch
 from topcoat_trainer.boundary import Boundary
 from topcoat_trainer.example import Example, TokenRow
 from topcoat_trainer.halves import Halves
+from topcoat_trainer.head import logits_everywhere
 from topcoat_trainer.loop import loss as losses
-from topcoat_trainer.loop.loss import logits_everywhere
 from topcoat_trainer.model import BaseModel
 
 METHODS = {"LoRA": Method(lora=LoRA(rank=8, dropout="0.1")), "Full": Method(type="Full")}

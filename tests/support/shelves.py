@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from topcoat_trainer import shelf
-from topcoat_trainer.shelf import Shelf
+from topcoat_trainer.cache import shelf
+from topcoat_trainer.cache.shelf import Shelf
 
 WIDTH = 8
 KEY = {"model": "sha256:" + "a" * 64, "boundary": "4"}

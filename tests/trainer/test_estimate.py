@@ -17,7 +17,8 @@ from topcoat.api.prepared import Estimate, StageEstimate
 from topcoat.api.report import DataCard, StageCost, TaskKind
 from topcoat.api.run import RunFile
 from topcoat.api.training import CacheMedium, Training
-from topcoat_trainer import cache, estimate, high_water, model_file, outcome, speed, stage, workload
+from topcoat_trainer import estimate, high_water, model_file, outcome, speed, stage, workload
+from topcoat_trainer.cache import states
 from topcoat_trainer.gate import baseline, exam
 from topcoat_trainer.loop import loop, survey
 from topcoat_trainer.shapes import Shapes
@@ -140,7 +141,7 @@ def test_long_baselines_are_asked_of_as_many_rows_as_a_cpu_can_bear() -> None:
 
 
 def test_what_the_estimate_says_of_the_trainer_is_what_the_trainer_does() -> None:
-    assert workload.SHARED_TOKENS == cache.SHARED_TOKENS
+    assert workload.SHARED_TOKENS == states.SHARED_TOKENS
     assert workload.WATCHED_ROWS == stage.WATCHED_ROWS
     assert workload.STOPPING_ROWS == stage.STOPPING_ROWS
     assert workload.WATCHES == loop.WATCHES

@@ -6,7 +6,7 @@ model's own forward still builds masks, positions, final norm and logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,17 +54,25 @@ class Halves:
 
     def capture(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """The hidden state that enters the first trained layer. Computes the frozen layers only, without gradients."""
+        return self.capture_all(inputs, ())[-1]
+
+    def capture_all(self, inputs: Mapping[str, Any], earlier: Sequence[int]) -> list[torch.Tensor]:
+        """The same pass also gives what enters `earlier` layers (rising numbers); the boundary's state comes last."""
         caught: list[torch.Tensor] = []
         answers: list[int | None] = []
 
-        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             caught.append(args[0] if args else kwargs["hidden_states"])
+
+        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            keep(_, args, kwargs)
             raise _Reached
 
         def note(_: nn.Module, __: Any, output: Any) -> None:
             answers.append(len(output) - 1 if isinstance(output, tuple) else None)
 
         handles = [self._first_trained.register_forward_pre_hook(stop, with_kwargs=True)]
+        handles += [self._frozen[index].register_forward_pre_hook(keep, with_kwargs=True) for index in earlier]
         handles += [layer.register_forward_hook(note) for layer in self._frozen]
         training = [module for module in self.model.modules() if module.training]
         self.model.eval()
@@ -78,11 +86,11 @@ class Halves:
                 handle.remove()
             for module in training:
                 module.training = True
-        if len(caught) != 1 or len(answers) != self.edge.first_trained:
+        if len(caught) != len(earlier) + 1 or len(answers) != self.edge.first_trained:
             raise TrainerError("the model did not run its layers once each, in order")
         if not self._stubs:
             self._stubs = [Stub(layer, extra) for layer, extra in zip(self._frozen, answers, strict=True)]
-        return caught[0]
+        return caught
 
     @contextmanager
     def injected(self, hidden: torch.Tensor) -> Iterator[PreTrainedModel]:

@@ -124,8 +124,11 @@ def _check_inputs(job: Job, found: PrepareReport) -> None:
 
 def _tidy(job: Job) -> None:
     """What a sealed run no longer needs."""
-    for path in [job.folder / "checkpoints", job.folder / f"candidate-{job.claim.writer}"]:
+    names = ("checkpoints", f"candidate-{job.claim.writer}")
+    for path in [*(job.folder / name for name in names), *job.folder.glob("fill-*.bin")]:
         files.remove_tree(path)
+    if not job.run.training.activation_cache.keep:
+        files.remove_tree(Path(job.run.paths.cache) / "activations" / f"{job.run.name}-{job.run.uid}")
 
 
 @contextlib.contextmanager

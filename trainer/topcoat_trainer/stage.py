@@ -13,16 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import safetensors.torch
+import torch
+import transformers
 
 from topcoat.api.dataset import Holdout
 from topcoat.api.method import MethodType
 from topcoat.api.report import PrepareReport
 from topcoat.api.retrain import StartFrom
-from topcoat.api.training import CacheMode
-from topcoat_trainer import adapter, cache, devices, layers, prepare, seal, source
+from topcoat.api.run import RunFile
+from topcoat_trainer import adapter, devices, layers, prepare, seal, source
 from topcoat_trainer import model as models
 from topcoat_trainer import split as split_room
 from topcoat_trainer.adapter import Tail
+from topcoat_trainer.boundary import Boundary
+from topcoat_trainer.cache import opening
+from topcoat_trainer.cache.opening import Opened
 from topcoat_trainer.data import dataset
 from topcoat_trainer.data.dataset import Assembled
 from topcoat_trainer.devices import Device
@@ -149,10 +154,13 @@ def train(job: Job, tail: Tail, material: Material) -> Learnt:
     with job.stage("Caching"):
         course = _course(job, tail, material)
         loop = Loop(course)
+        found = Opened("")
         if loop.resume():
-            loop.state.cache_note = _open_cache(job, course, material)
+            found = open_cache(job, course, material)
+            loop.state.cache_note = found.note
     with job.stage("Training"):
         trained = loop.run()
+    found.close()
     return Learnt(tail, trained, tuple(note for note in (*notes, *trained.notes) if note))
 
 
@@ -185,43 +193,58 @@ def _identity(job: Job, material: Material) -> str:
     return f"{job.run.uid}/{job.run.run}/{job.run.input_hash}/{card.base_model.digest}/{card.dataset.digest}"
 
 
-def _open_cache(job: Job, course: Course, material: Material) -> str:
-    """Fills the activation cache where it pays and is exact, and puts it around the model. Says what came of it."""
+def open_cache(job: Job, course: Course, material: Material) -> Opened:
+    """Puts an activation cache around the model where it pays and is exact."""
+    found = opened(job, material, course, [course.boundary])
+    if found.rows:
+        course.around, course.soon = found.rows[0].around, found.rows[0].read_ahead
+        course.around_watched = found.watched[0].around
+    return found
+
+
+def opened(job: Job, material: Material, course: Course, edges: Sequence[Boundary]) -> Opened:
+    """The states of the course's rows at these boundaries, which rise; one pass gives all of them."""
     wishes, order = job.run.training.activation_cache, course.settings.order(len(course.rows))
-    demand = cache.Demand(
-        boundary=course.boundary,
-        hidden_size=material.base.facts.hidden_size,
-        tokens=sum(len(row.ids) for row in (*course.rows, *course.watched)),
-        epochs=order.epochs_done(order.total_steps),
-        dtype=material.base.dtype,
-        mode=wishes.mode,
-        medium=wishes.medium,
-        limit_bytes=bytes_of(wishes.size_limit) if wishes.size_limit else None,
-        available_bytes=devices.available_bytes(),
+    frozen = [edge for edge in edges if edge.first_trained]
+    return opening.opened(
+        opening.Request(
+            halves=[Halves(course.model, edge) for edge in frozen],
+            view=course.view,
+            rows=course.rows,
+            watched=course.watched,
+            epochs=order.epochs_done(order.total_steps),
+            wishes=wishes,
+            dtype=course.dtype,
+            available_bytes=devices.available_bytes(),
+            limit_bytes=bytes_of(wishes.size_limit) if wishes.size_limit else None,
+            folder=activations(job.run),
+            key=_cache_key(material, course),
+            plan=job.folder / f"fill-{'-'.join(str(edge.first_trained) for edge in frozen)}.bin",
+            ranks=job.ranks,
+            progress=partial(_filled, job),
+        )
     )
-    plan = cache.plan(demand)
-    if not plan.use:
-        return f"No activation cache: {plan.reason}."
-    halves = Halves(course.model, course.boundary)
-    share = partial(_filled, job)
-    found, report = cache.open_cache(halves, course.rows, course.view, share)
-    if found is None:
-        if wishes.mode is CacheMode.ENABLED:
-            raise UserInputError(
-                f"the activation cache cannot be used: {report.reason}",
-                where="training.activationCache.mode",
-                hint="set activationCache.mode to Auto",
-            )
-        return f"No activation cache: {report.reason}."
-    course.around = found.around
-    if course.watched:
-        beside = cache.BoundaryCache(halves, course.view)
-        beside.fill(course.watched)
-        course.around_watched = beside.around
-    return (
-        f"Activation cache: {plan.reason}; {report.tokens:,} tokens, {report.size_bytes / 2**20:.1f} MiB, "
-        f"filled in {report.fill_seconds:.1f} s{', bit-exact' if report.exact else ''}."
-    )
+
+
+def activations(run: RunFile) -> Path:
+    """Where a job's kept activations lie: as sensitive as its data, so no other job's are beside them."""
+    return Path(run.paths.cache) / "activations" / f"{run.name}-{run.uid}"
+
+
+def _cache_key(material: Material, course: Course) -> dict[str, str]:
+    """All that decides what the frozen layers give for given tokens, but for the boundary."""
+    base = material.base
+    return {
+        "model": base.digest,
+        "config": base.config_digest,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "attention": str(base.model.config._attn_implementation),  # noqa: SLF001 (nobody says it in public)
+        "device": course.device.type,
+        "weights": str(base.dtype),
+        "precision": str(course.dtype),
+        "quantized": str(bool(getattr(base.model, "is_quantized", False))),
+    }
 
 
 def bytes_of(quantity: str) -> int:

@@ -14,7 +14,7 @@ from topcoat.api.training import CacheMedium, CacheMode, Training
 from topcoat_trainer.shapes import Shapes
 
 # These say what the trainer does; tests hold those that have a counterpart there to it.
-SHARED_TOKENS = 8192
+SHARED_TOKENS = 256
 WATCHED_ROWS = 128
 STOPPING_ROWS, STOPPING_SHARE = 200, 0.1
 WATCHES = 10
@@ -27,9 +27,9 @@ MARGIN_TOKENS = 8
 # Labels that are read to their end per row: the likeliest, the right one, now and then a rival.
 READ_LABELS = 1.5
 # Media on which the activation cache can lie.
-CACHE_MEDIA = frozenset({CacheMedium.AUTO, CacheMedium.MEMORY})
+CACHE_MEDIA = frozenset(CacheMedium)
 # Whether training computes a beginning that rows share once per forward pass, not once per row.
-TAIL_SHARES_BEGINNING = False
+TAIL_SHARES_BEGINNING = True
 
 
 @dataclass(frozen=True, slots=True)

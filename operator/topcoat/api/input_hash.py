@@ -20,12 +20,14 @@ def input_parts(spec: FineTuneJobSpec, dataset_digest: str, base_digest: str) ->
     dataset = spec.dataset.as_json()
     for place in ("train", "evaluation"):
         dataset.pop(place, None)
+    training = spec.training.as_json()
+    training.get("activationCache", {}).pop("keep", None)  # what is kept for later runs changes nothing of this one
     parts: dict[str, Any] = {
         "format": HASH_FORMAT,
         "baseModel": base_digest,
         "dataset": {"digest": dataset_digest, **dataset},
         "method": spec.method.as_json(),
-        "training": spec.training.as_json(),
+        "training": training,
         "requestedAt": spec.retrain.requested_at or "",
     }
     return {name: part if isinstance(part, str) else _digest(part) for name, part in parts.items()}

@@ -69,6 +69,9 @@ class ActivationCache(Section):
     """Memory, volume, or whichever is measured to be faster."""
     size_limit: Quantity | None = None
     """Most memory or disk to use."""
+    keep: bool = False
+    """Keep it on the volume after the run, so that a retrain with more rows computes only the new ones. It is as
+    sensitive as the data."""
 
 
 class Training(Section):

@@ -106,6 +106,8 @@ class Course:
     """Surrounds the forward of a batch of `rows`."""
     around_watched: Around = nothing
     """Surrounds the forward of a batch of `watched`."""
+    soon: Callable[[Sequence[int]], None] = lambda _: None
+    """Told which `rows` the next step learns from."""
     dtype: torch.dtype = torch.float32
     fence: Callable[[], None] = lambda: None
     """Raises where another process took the run over: asked before anything is written for good."""

@@ -152,6 +152,8 @@ class Loop:
         began = time.monotonic()
         settings, state = self.course.settings, self.state
         chosen = self.order.of_step(state.step)
+        if state.step + 1 < self.order.total_steps:
+            self.course.soon(self.order.of_step(state.step + 1))
         loss = self._gradients(chosen)
         with self._nothing_counts_yet():
             loss = self.ranks.add_up(self._shared_gradients(), loss)

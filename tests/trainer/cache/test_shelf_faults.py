@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from tests.support import sealing, shelves
-from topcoat_trainer import files, shard
+from topcoat_trainer import files
+from topcoat_trainer.cache import shard
+from topcoat_trainer.cache.shelf import Shelf
 from topcoat_trainer.errors import StorageFull
-from topcoat_trainer.shelf import Shelf
 
 MANY = range(100_000)
 

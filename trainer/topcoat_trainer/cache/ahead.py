@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Iterator
 
-from topcoat_trainer import shard
+from topcoat_trainer.cache import shard
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from tests.support import shelves
-from topcoat_trainer import files, shard, shelf
+from topcoat_trainer import files
+from topcoat_trainer.cache import shard, shelf
 from topcoat_trainer.errors import StorageFull, TrainerError, UserInputError
 
 SOME = range(6)

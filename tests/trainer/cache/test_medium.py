@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from topcoat.api.training import CacheMedium
-from topcoat_trainer import bandwidth, medium
+from topcoat_trainer.cache import bandwidth, medium
+from topcoat_trainer.cache.medium import Bandwidth, Choice, Circumstances
 from topcoat_trainer.errors import StorageFull
-from topcoat_trainer.medium import Bandwidth, Choice, Circumstances
 
 GIB = 1 << 30
 # 10 million tokens of an 8B model in bf16, three epochs, ten minutes through the frozen layers.

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from topcoat_trainer import files
-from topcoat_trainer.medium import Bandwidth
+from topcoat_trainer.cache.medium import Bandwidth
 
 SECONDS = 0.25
 BLOCK_BYTES = 1 << 20

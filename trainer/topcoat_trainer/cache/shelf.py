@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 
-from topcoat_trainer import files, shard
-from topcoat_trainer.ahead import Ahead
+from topcoat_trainer import files
+from topcoat_trainer.cache import shard
+from topcoat_trainer.cache.ahead import Ahead
 from topcoat_trainer.errors import StorageFull, TrainerError, UserInputError
 
 logger = logging.getLogger(__name__)
