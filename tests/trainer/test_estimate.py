@@ -17,8 +17,7 @@ from topcoat.api.prepared import Estimate, StageEstimate
 from topcoat.api.report import DataCard, StageCost, TaskKind
 from topcoat.api.run import RunFile
 from topcoat.api.training import CacheMedium, Training
-from topcoat_trainer import estimate, high_water, model_file, outcome, speed, stage, workload
-from topcoat_trainer.cache import states
+from topcoat_trainer import estimate, high_water, model_file, outcome, speed, stage, tree, workload
 from topcoat_trainer.gate import baseline, exam
 from topcoat_trainer.loop import loop, survey
 from topcoat_trainer.shapes import Shapes
@@ -99,7 +98,7 @@ def test_more_of_anything_never_takes_less_time(less: Load, more: Load) -> None:
 def test_without_the_cache_the_frozen_layers_are_paid_for_in_every_epoch() -> None:
     off = {"mode": "Disabled"}
     for epochs in (2, 5):
-        cached = load(training=Training(epochs=epochs))
+        cached = load(training=Training(epochs=epochs), card=card(shared=0))
         plain = replace(cached, training=Training.model_validate({"epochs": epochs, "activationCache": off}))
         once = workload.forward(cached, SHAPES.prefix, cached.card.tokens, 22)
         more = workload.epoch(plain).operations - workload.epoch(cached).operations
@@ -116,14 +115,13 @@ def test_one_epoch_fills_no_cache_unless_it_must() -> None:
 
 
 def test_a_beginning_that_all_rows_share_is_computed_once_where_that_saves_enough() -> None:
-    few, many = workload.caching(load(64)).read, workload.caching(load(720)).read
-    alone = workload.caching(load(720, card=card(720, shared=0))).read
-    assert many < 0.55 * alone
-    assert few == workload.caching(load(64, card=card(64, shared=0))).read
+    for work in (workload.caching, workload.epoch):
+        shared, alone = (work(load(card=card(shared=tokens))).operations for tokens in (40, 0))
+        assert shared < 0.6 * alone
 
 
 def test_training_is_shared_by_the_processes_and_nothing_else_is() -> None:
-    one, four = seconds(load()), seconds(load(processes=4))
+    one, four = (seconds(load(processes=processes, card=card(shared=0))) for processes in (1, 4))
     assert four["Training"] == pytest.approx(one["Training"] / 4, abs=0.02)
     assert {name: time for name, time in four.items() if name != "Training"} == {
         name: time for name, time in one.items() if name != "Training"
@@ -141,7 +139,7 @@ def test_long_baselines_are_asked_of_as_many_rows_as_a_cpu_can_bear() -> None:
 
 
 def test_what_the_estimate_says_of_the_trainer_is_what_the_trainer_does() -> None:
-    assert workload.SHARED_TOKENS == states.SHARED_TOKENS
+    assert workload.SHARED_TOKENS == tree.WORTH_TOKENS
     assert workload.WATCHED_ROWS == stage.WATCHED_ROWS
     assert workload.STOPPING_ROWS == stage.STOPPING_ROWS
     assert workload.WATCHES == loop.WATCHES

@@ -14,7 +14,7 @@ from topcoat.api.training import CacheMedium, CacheMode, Training
 from topcoat_trainer.shapes import Shapes
 
 # These say what the trainer does; tests hold those that have a counterpart there to it.
-SHARED_TOKENS = 256
+SHARED_TOKENS = 8
 WATCHED_ROWS = 128
 STOPPING_ROWS, STOPPING_SHARE = 200, 0.1
 WATCHES = 10

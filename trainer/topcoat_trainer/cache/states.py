@@ -79,7 +79,7 @@ class BoundaryCache:
     def __init__(self, halves: Halves, view: View, kept: Kept | None = None) -> None:
         self.halves = halves
         self.view = view
-        self.kept = kept or Memory()
+        self.kept: Kept = Memory() if kept is None else kept  # an empty shelf is false
         self._rows: list[Ids] = []
         self._paths: dict[Ids, list[tuple[int, int, bytes]]] = {}
 
