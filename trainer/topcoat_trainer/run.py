@@ -65,11 +65,10 @@ def work(job: Job) -> Termination:
         prepared = prepare.prepare(job.run)
         _check_inputs(job, prepared)
         job.ranks.say("prepared", prepared.model_dump_json(by_alias=True))
-        from topcoat_trainer import candidate, stage
+        from topcoat_trainer import candidate, learn, stage
 
         material = stage.load(job, prepared)
-        tail = stage.attach(job, material)
-    learnt = stage.train(job, tail, material)
+    learnt = learn.learn(job, material)
     job.ranks.part()
     with job.stage("Evaluating"):
         exported = candidate.export(job, material, learnt)
@@ -123,8 +122,8 @@ def _check_inputs(job: Job, found: PrepareReport) -> None:
 
 def _tidy(job: Job) -> None:
     """What a sealed run no longer needs."""
-    for path in [job.folder / "checkpoints", job.folder / f"candidate-{job.claim.writer}"]:
-        files.remove_tree(path)
+    for name in ("checkpoints", "trials", "layers", f"candidate-{job.claim.writer}"):
+        files.remove_tree(job.folder / name)
 
 
 @contextlib.contextmanager
@@ -194,13 +193,12 @@ def _following(run: RunFile, stop: Stop, told: Path | None) -> Termination:
 def follow(job: Job) -> Termination:
     """What every process of a run but the first does: the same training, writing nothing. Then it waits for the end."""
     prepared = PrepareReport.model_validate_json(job.ranks.hear("prepared"))
-    from topcoat_trainer import stage
+    from topcoat_trainer import learn, stage
 
     with job.stage("Loading"):
         material = stage.load(job, prepared)
-        tail = stage.attach(job, material)
     try:
-        stage.train(job, tail, material)
+        learn.learn(job, material)
     except TrainerError:
         if not job.ranks.agreed:
             raise

@@ -28,6 +28,7 @@ __all__ = [
     "EvaluationReport",
     "EvaluationSummary",
     "FileSeal",
+    "LayerTrial",
     "Lineage",
     "Outcome",
     "PrepareReport",
@@ -36,6 +37,7 @@ __all__ = [
     "ProgressMetric",
     "Score",
     "StageCost",
+    "SweepTrial",
     "TaskKind",
     "Termination",
     "VersionManifest",
@@ -145,6 +147,40 @@ class StageCost(Lenient):
     """GPU seconds."""
 
 
+class LayerTrial(Lenient):
+    """A number of layers that `layers: Auto` tried."""
+
+    layers: int
+    """So many last layers trained."""
+    steps: int
+    """Optimizer steps of the trial; the same for all."""
+    loss: float | None = None
+    """Loss afterwards, mean per trained token, on training rows set aside; none: it diverged."""
+    gain_share: float = 0.0
+    """How much the loss fell from the base model's, as a share of the largest fall of all trials."""
+    relative_cost: float
+    """Layers computed per row and epoch, as a multiple of the cheapest candidate's."""
+    chosen: bool = False
+    """Whether the candidate was trained so."""
+
+
+class SweepTrial(Lenient):
+    """One pair of values that `training.sweep` tried."""
+
+    learning_rate: float
+    """Peak learning rate."""
+    rank: int | None = None
+    """Rank of the adapter."""
+    steps: int
+    """Optimizer steps after which it was compared last."""
+    loss: float | None = None
+    """Loss there, mean per trained token, on training rows set aside; none: it diverged."""
+    note: str = ""
+    """Why it ended before the comparison, if it did."""
+    chosen: bool = False
+    """Whether it became the candidate."""
+
+
 class Lineage(Lenient):
     """Where a version comes from."""
 
@@ -166,6 +202,8 @@ class Lineage(Lenient):
     """Layers of the model."""
     rank: int | None = None
     """Rank of the adapter."""
+    learning_rate: float | None = None
+    """Peak learning rate."""
     trained_parameters: int
     """Parameters that changed."""
     total_parameters: int
@@ -239,6 +277,10 @@ class EvaluationReport(Lenient):
     """What each stage used."""
     cache_note: str = ""
     """What the activation cache did."""
+    layer_trials: list[LayerTrial] = []
+    """What `layers: Auto` chose among, fewest layers first."""
+    sweep_trials: list[SweepTrial] = []
+    """What `training.sweep` chose among, in the manifest's order."""
     dataset: DataCard
     """The data set."""
     base_model: BaseModelCard

@@ -76,7 +76,7 @@ def test_a_kill_between_steps_resumes_at_the_last_checkpoint(
 
 STAGES: dict[str, tuple[Any, str]] = {
     "loading": (stage, "attach"),
-    "caching": (stage, "_open_cache"),
+    "caching": (stage, "open_cache"),
     "exporting": (candidate, "export"),
     "judging": (candidate, "judge"),
     "describing": (candidate, "describe"),
