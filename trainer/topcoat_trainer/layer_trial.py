@@ -54,6 +54,15 @@ class Rows:
     places: tuple[tuple[int, ...], tuple[int, ...]] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all trials share."""
+
+    job: Job
+    rows: Rows
+    caches: dict[Boundary, Cached]
+
+
 def choose(job: Job, material: Material) -> Choice:
     """The boundary for `method.layers`."""
     wanted, model = job.run.method.layers, material.base.model
@@ -74,7 +83,7 @@ def choose(job: Job, material: Material) -> Choice:
     if not found:
         with job.stage("Choosing"):
             caches = trial.caches_at(job, material if material.apart else replace(material, watched=()), tried)
-            found = _held(job, rows, tried, caches)
+            found = _held(Bench(job, rows, caches), tried)
         trial.keep(job, FILE, identity, found)
     trial.forget(job, FOLDER)
     return _choice(found, tried, usual, caches)
@@ -99,35 +108,33 @@ def _rows_or_none(job: Job, material: Material) -> Rows | None:
     return Rows(replace(material, rows=rows[0], watched=rows[1], apart=True), (learnt, watched))
 
 
-def _held(job: Job, rows: Rows, tried: tuple[Boundary, ...], caches: dict[Boundary, Cached]) -> dict[str, Any]:
+def _held(bench: Bench, tried: tuple[Boundary, ...]) -> dict[str, Any]:
     """What the trials showed: the loss of the untrained model, and each candidate's after the same steps."""
-    settings = stage.settings(job, rows.material)
-    steps = depth.trial_steps(_length(settings.order(len(rows.material.rows))), tried)
-    how = sweep.middle(job.run)
+    job, rows = bench.job, bench.rows.material
+    settings, how = stage.settings(job, rows), sweep.middle(job.run)
+    steps = depth.trial_steps(_length(settings.order(len(rows.rows))), tried)
     settings = replace(settings, max_steps=steps, patience=None, learning_rate=how.rate or settings.learning_rate)
     trials = {edge: Trial(f"{FOLDER}/{edge.trained_layers}", how.method, edge, settings) for edge in tried}
+    untrained = _loss(bench, replace(trials[tried[0]], name=f"{FOLDER}/untrained"), 0, Reporter(None))
     losses: dict[str, float] = {}
-    untrained = _loss(job, rows, replace(trials[tried[0]], name=f"{FOLDER}/untrained"), caches[tried[0]], 0)
     whole, spent = sum(edge.trained_layers for edge in tried), 0
     for edge, one in trials.items():
-        reporter = Part(job.reporter, spent / whole, edge.trained_layers / whole)
+        loss = _loss(bench, one, steps, Part(job.reporter, spent / whole, edge.trained_layers / whole))
         spent += edge.trained_layers
-        loss = _loss(job, rows, one, caches[edge], steps, reporter)
         if loss is not None:
             losses[str(edge.trained_layers)] = loss
         logger.info("%s: loss %s after %d steps, untrained %s", edge, loss, steps, untrained)
-    return {"steps": steps, "untrained": untrained or 0.0, "losses": losses, "rows": len(rows.material.watched)}
+    return {"steps": steps, "untrained": untrained or 0.0, "losses": losses, "rows": len(rows.watched)}
 
 
-def _loss(
-    job: Job, rows: Rows, one: Trial, cached: Cached, steps: int, reporter: Reporter | None = None
-) -> float | None:
+def _loss(bench: Bench, one: Trial, steps: int, reporter: Reporter) -> float | None:
     """The watched loss of a trial after so many steps; None where it is not finite."""
-    tail, course = trial.begun(job, rows.material, one)
-    course.reporter = reporter or Reporter(None)
+    cached, places = bench.caches[one.boundary], bench.rows.places
+    tail, course = trial.begun(bench.job, bench.rows.material, one)
+    course.reporter = reporter
     course.around, course.around_watched = cached.around, cached.around_watched or courses.nothing
-    if rows.places is not None:
-        course.around, course.around_watched = (trial.among(cached.around, places) for places in rows.places)
+    if places is not None:
+        course.around, course.around_watched = (trial.among(cached.around, part) for part in places)
     watched, course.watched = course.watched, ()  # looked at in the end, not on the way
     try:
         loop = Loop(course)
@@ -136,7 +143,7 @@ def _loss(
         course.watched = watched
         return loop.run(steps).watched_loss
     except (Diverged, NotFinite):
-        job.ranks.agreed = False
+        bench.job.ranks.agreed = False
         return None
     finally:
         tail.detach()

@@ -75,9 +75,9 @@ class ActivationCache(Section):
 
 
 class Sweep(Section):
-    """Values to try: every pair of a learning rate and a rank is a trial. All trials begin, the better half goes on, and
-    the best ends as the candidate, all on one activation cache. Rows of the training side are set aside to choose by;
-    the gate's rows are never seen.
+    """Values to try: each pair of a learning rate and a rank is a trial. All begin, the better half goes on again and
+    again, and the best ends as the candidate. A tenth of the training rows, 200 at most, is set aside to choose by; the
+    gate's rows are never seen.
     """
 
     rules: ClassVar[tuple[Rule, ...]] = (

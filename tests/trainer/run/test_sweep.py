@@ -117,12 +117,12 @@ def same(root: Path, won: Path) -> None:
     assert report(root).sweep_trials == report(won).sweep_trials
 
 
-@pytest.mark.parametrize(("trial", "step"), [("t3", 2), ("t2", 6), ("t2", 9)])
+@pytest.mark.parametrize("moment", [("t3", 2), ("t2", 4), ("t2", 9)])
 def test_a_kill_in_the_middle_of_a_rung_ends_identically(
-    tiny: Path, plain: Path, won: Path, tmp_path: Path, trial: str, step: int
+    tiny: Path, plain: Path, won: Path, tmp_path: Path, moment: tuple[str, int]
 ) -> None:
     path = swept(tmp_path, tiny, plain / "cache", learningRates=RATES)
-    assert runs.carry_out(path, lambda: kill_at(trial, step)) == -signal.SIGKILL
+    assert runs.carry_out(path, lambda: kill_at(*moment)) == -signal.SIGKILL
     assert runs.carry_out(path) == 0
     same(tmp_path, won)
 
