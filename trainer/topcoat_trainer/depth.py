@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from topcoat.api.method import Method
 from topcoat.api.report import LayerTrial
+from topcoat.api.training import Training
 from topcoat_trainer import boundary
 from topcoat_trainer.boundary import Boundary
 
@@ -48,6 +50,14 @@ def against(length: Length, tried: tuple[Boundary, ...]) -> str:
         ),
     )
     return next((reason for holds, reason in table if holds), "")
+
+
+def expected(total: int, rows: int, method: Method, training: Training) -> tuple[Boundary, ...]:
+    """What trials will choose among, as far as it is known before a run; empty where none are held."""
+    per_epoch = -(-rows // training.effective_batch_size)
+    steps = min(training.epochs * per_epoch, training.max_steps or training.epochs * per_epoch)
+    tried = candidates(total)
+    return tried if method.layers == "Auto" and not against(Length(rows, steps, per_epoch), tried) else ()
 
 
 def trial_steps(length: Length, tried: tuple[Boundary, ...]) -> int:

@@ -14,9 +14,11 @@ from topcoat.api.report import (
     CurvePoint,
     DataCard,
     EvaluationReport,
+    LayerTrial,
     Lineage,
     Score,
     StageCost,
+    SweepTrial,
     TaskKind,
 )
 
@@ -185,6 +187,24 @@ def curve() -> list[CurvePoint]:
 def costs() -> list[StageCost]:
     seconds = {"load": 1.9, "cache": 31.4, "train": 74.2, "evaluate": 96.8, "baselines": 41.0, "seal": 0.4}
     return [StageCost(stage=stage, seconds=wall, cpu_seconds=wall * 1.9) for stage, wall in seconds.items()]
+
+
+def layer_trials() -> list[LayerTrial]:
+    """Three candidates of which one diverged."""
+    shared: dict[str, Any] = {"steps": 15}
+    return [
+        LayerTrial(layers=4, loss=1.91, gain_share=0.786, relative_cost=1.0, **shared),
+        LayerTrial(layers=8, loss=1.234, gain_share=0.971, relative_cost=2.0, chosen=True, **shared),
+        LayerTrial(layers=15, relative_cost=3.75, **shared),
+    ]
+
+
+def sweep_trials() -> list[SweepTrial]:
+    return [
+        SweepTrial(learning_rate=2e-4, rank=8, steps=34, loss=1.5),
+        SweepTrial(learning_rate=1e-3, rank=16, steps=68, loss=0.875, chosen=True),
+        SweepTrial(learning_rate=0.5, rank=16, steps=0, note="a gradient of step 3 is not finite"),
+    ]
 
 
 def promoted(**changes: Any) -> EvaluationReport:
