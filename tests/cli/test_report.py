@@ -19,7 +19,7 @@ def test_the_report_of_the_newest_version_is_shown_rejected_or_not(store: Path) 
 def test_trials_and_what_they_chose_are_shown(store: Path) -> None:
     said = " ".join(stores.topcoat("report", "claims", "--version", "v1", store=store).out.split())
     assert "8 chosen 15 1.234 97% 2 x" in said
-    assert "15 15 diverged" in said
+    assert "15 15 0% 3.8 x memory ran out" in said
     assert "0.001 chosen 16 68 0.875" in said
     assert "a gradient of step 3 is not finite" in said
     assert "LEARNING RATE TRIED" not in stores.topcoat("report", "claims", store=store).out

@@ -17,7 +17,7 @@ from topcoat_trainer import depth, layers, seal, stage, sweep, trial
 from topcoat_trainer.batches import Order
 from topcoat_trainer.boundary import Boundary
 from topcoat_trainer.depth import Length
-from topcoat_trainer.errors import DataError, Diverged
+from topcoat_trainer.errors import DataError, Diverged, OutOfMemory
 from topcoat_trainer.loop import course as courses
 from topcoat_trainer.loop.loop import Loop, NotFinite
 from topcoat_trainer.progress import Part, Reporter
@@ -115,20 +115,23 @@ def _held(bench: Bench, tried: tuple[Boundary, ...]) -> dict[str, Any]:
     steps = depth.trial_steps(_length(settings.order(len(rows.rows))), tried)
     settings = replace(settings, max_steps=steps, patience=None, learning_rate=how.rate or settings.learning_rate)
     trials = {edge: Trial(f"{FOLDER}/{edge.trained_layers}", how.method, edge, settings) for edge in tried}
-    untrained = _loss(bench, replace(trials[tried[0]], name=f"{FOLDER}/untrained"), 0, Reporter(None))
+    untrained, _ = _loss(bench, replace(trials[tried[0]], name=f"{FOLDER}/untrained"), 0, Reporter(None))
     losses: dict[str, float] = {}
+    out: dict[str, str] = {}
     whole, spent = sum(edge.trained_layers for edge in tried), 0
     for edge, one in trials.items():
-        loss = _loss(bench, one, steps, Part(job.reporter, spent / whole, edge.trained_layers / whole))
+        loss, why = _loss(bench, one, steps, Part(job.reporter, spent / whole, edge.trained_layers / whole))
         spent += edge.trained_layers
-        if loss is not None:
+        if loss is None:
+            out[str(edge.trained_layers)] = why
+        else:
             losses[str(edge.trained_layers)] = loss
         logger.info("%s: loss %s after %d steps, untrained %s", edge, loss, steps, untrained)
-    return {"steps": steps, "untrained": untrained or 0.0, "losses": losses, "rows": len(rows.watched)}
+    return {"steps": steps, "untrained": untrained or 0.0, "losses": losses, "out": out, "rows": len(rows.watched)}
 
 
-def _loss(bench: Bench, one: Trial, steps: int, reporter: Reporter) -> float | None:
-    """The watched loss of a trial after so many steps; None where it is not finite."""
+def _loss(bench: Bench, one: Trial, steps: int, reporter: Reporter) -> tuple[float | None, str]:
+    """The watched loss of a trial after so many steps; None, and why, where there is none."""
     cached, places = bench.caches[one.boundary], bench.rows.places
     tail, course = trial.begun(bench.job, bench.rows.material, one)
     course.reporter = reporter
@@ -141,10 +144,14 @@ def _loss(bench: Bench, one: Trial, steps: int, reporter: Reporter) -> float | N
         loop.resume()
         loop.run(steps)
         course.watched = watched
-        return loop.run(steps).watched_loss
-    except (Diverged, NotFinite):
+        return loop.run(steps).watched_loss, ""
+    except (Diverged, NotFinite) as error:
         bench.job.ranks.agreed = False
-        return None
+        return None, error.message if isinstance(error, Diverged) else str(error)
+    except OutOfMemory as error:
+        if not bench.job.ranks.alone:
+            raise  # the others do not know
+        return None, error.message
     finally:
         tail.detach()
 
@@ -158,7 +165,8 @@ def _choice(
 ) -> Choice:
     """The decision, and how people hear of it."""
     losses = {edge: loss for edge in tried if (loss := found["losses"].get(str(edge.trained_layers))) is not None}
-    table = tuple(depth.evidence(tried, found["steps"], found["untrained"], losses))
+    rows = depth.evidence(tried, found["steps"], found["untrained"], losses)
+    table = tuple(row.model_copy(update={"note": found["out"].get(str(row.layers), "")}) for row in rows)
     edge = depth.chosen(found["untrained"], losses)
     among = ", ".join(str(row.layers) for row in table)
     if edge is None:

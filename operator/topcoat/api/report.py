@@ -155,11 +155,13 @@ class LayerTrial(Lenient):
     steps: int
     """Optimizer steps of the trial; the same for all."""
     loss: float | None = None
-    """Loss afterwards, mean per trained token, on training rows set aside; none: it diverged."""
+    """Loss afterwards, mean per trained token, on training rows set aside; none: `note` says why."""
     gain_share: float = 0.0
     """How much the loss fell from the base model's, as a share of the largest fall of all trials."""
     relative_cost: float
     """Layers computed per row and epoch, as a multiple of the cheapest candidate's."""
+    note: str = ""
+    """Why there is no loss: it diverged, or memory ran out."""
     chosen: bool = False
     """Whether the candidate was trained so."""
 

@@ -126,6 +126,7 @@ def _trials(evidence: reports.EvaluationReport) -> None:
             _loss(row.loss),
             f"{row.gain_share:.0%}",
             f"{row.relative_cost:.2g} x",
+            terminal.clean(row.note),
         ]
         for row in evidence.layer_trials
     ]
@@ -140,7 +141,7 @@ def _trials(evidence: reports.EvaluationReport) -> None:
         for row in evidence.sweep_trials
     ]
     for heads, cells in (
-        (["Layers tried", "Steps", "Loss", "Of the best gain", "Cost"], layers),
+        (["Layers tried", "Steps", "Loss", "Of the best gain", "Cost", "Note"], layers),
         (["Learning rate tried", "Rank", "Steps", "Loss", "Note"], values),
     ):
         if cells:
@@ -153,7 +154,7 @@ def _marked(text: str, chosen: bool) -> str:
 
 
 def _loss(loss: float | None) -> str:
-    return "diverged" if loss is None else f"{loss:.3f}"
+    return "" if loss is None else f"{loss:.3f}"
 
 
 def scores(rows: list[reports.Score], first_metric: str) -> None:

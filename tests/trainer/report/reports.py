@@ -195,7 +195,7 @@ def layer_trials() -> list[LayerTrial]:
     return [
         LayerTrial(layers=4, loss=1.91, gain_share=0.786, relative_cost=1.0, **shared),
         LayerTrial(layers=8, loss=1.234, gain_share=0.971, relative_cost=2.0, chosen=True, **shared),
-        LayerTrial(layers=15, relative_cost=3.75, **shared),
+        LayerTrial(layers=15, relative_cost=3.75, note="memory ran out with 1 rows in a forward pass", **shared),
     ]
 
 

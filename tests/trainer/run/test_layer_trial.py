@@ -14,6 +14,7 @@ import torch
 from tests.support import crews, runs
 from topcoat.api.report import EvaluationReport
 from topcoat_trainer import files, layer_trial, stage
+from topcoat_trainer.errors import OutOfMemory
 from topcoat_trainer.loop.loop import Loop
 
 EVALUATION: dict[str, Any] = {"generation": {"maxTokens": 2}, "baselines": []}
@@ -168,6 +169,20 @@ def test_a_candidate_that_diverges_is_not_chosen(tiny: Path, chosen: Path, tmp_p
     assert runs.carry_out(told(tmp_path, tiny, chosen / "cache"), poison) == 0
     rows = report(tmp_path).layer_trials
     assert [(row.layers, row.loss is None, row.chosen) for row in rows] == [(2, True, False), (3, False, True)]
+    assert "not finite" in rows[0].note
+
+
+def test_a_candidate_that_does_not_fit_memory_is_not_chosen(tiny: Path, chosen: Path, tmp_path: Path) -> None:
+    def short() -> None:
+        def at(loop: Loop) -> None:
+            if loop.course.folder.name == "3":
+                raise OutOfMemory("memory ran out with 1 rows in a forward pass")
+
+        before_each_step(at)
+
+    assert runs.carry_out(told(tmp_path, tiny, chosen / "cache"), short) == 0
+    rows = report(tmp_path).layer_trials
+    assert [(row.layers, row.note[:15], row.chosen) for row in rows] == [(2, "", True), (3, "memory ran out ", False)]
 
 
 def test_layers_are_chosen_first_and_then_swept(tiny: Path, chosen: Path, tmp_path: Path) -> None:
