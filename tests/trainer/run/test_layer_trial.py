@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -84,6 +84,7 @@ def kill_at(folder: str, step: int) -> None:
     before_each_step(at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [("2", 5), ("3", 7), ("r1", 9)])
 def test_a_kill_in_a_trial_or_after_it_ends_identically(
     tiny: Path, chosen: Path, tmp_path: Path, moment: tuple[str, int]
@@ -129,7 +130,8 @@ def test_the_gates_rows_are_in_no_trial(tiny: Path, chosen: Path, tmp_path: Path
             seen.write_text(json.dumps(found))
             return taken(loop)
 
-        stage.load, Loop._watched_loss = loaded, watched  # type: ignore[method-assign]  # in a forked child only
+        stage.load = cast("Any", loaded)
+        Loop._watched_loss = cast("Any", watched)  # type: ignore[method-assign]  # in a forked child only
 
     assert runs.carry_out(path, watch) == 0
     found = {name: set(digests) for name, digests in json.loads(seen.read_text()).items()}
@@ -185,6 +187,7 @@ def test_a_candidate_that_does_not_fit_memory_is_not_chosen(tiny: Path, chosen: 
     assert [(row.layers, row.note[:15], row.chosen) for row in rows] == [(2, "", True), (3, "memory ran out ", False)]
 
 
+@pytest.mark.slow
 def test_layers_are_chosen_first_and_then_swept(tiny: Path, chosen: Path, tmp_path: Path) -> None:
     training = {name: value for name, value in TRAINING.items() if name not in ("learningRate", "earlyStopping")}
     training["sweep"] = {"learningRates": ["0.00001", "0.005", "0.0001"]}
@@ -205,6 +208,7 @@ def test_layers_are_chosen_first_and_then_swept(tiny: Path, chosen: Path, tmp_pa
     assert order[:5] == ["2 0.0001", "3 0.0001", "t1 1e-05", "t2 0.005", "t3 0.0001"]
 
 
+@pytest.mark.slow
 def test_a_run_from_the_promoted_weights_keeps_their_layers(tiny: Path, chosen: Path, tmp_path: Path) -> None:
     root = tmp_path
     path = told(root, tiny, chosen / "cache", method={"layers": 4})

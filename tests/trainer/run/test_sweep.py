@@ -7,7 +7,7 @@ import os
 import random
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -220,7 +220,7 @@ def test_the_gates_rows_are_in_no_trial(tiny: Path, plain: Path, tmp_path: Path)
             }
             seen.write_text(json.dumps(found))
 
-        stage.load = loaded
+        stage.load = cast("Any", loaded)
         before_each_step(at)
 
     assert runs.carry_out(path, watch) == 0
@@ -236,7 +236,7 @@ def test_of_equal_trials_the_cheaper_wins(tiny: Path, plain: Path, tmp_path: Pat
     path = swept(tmp_path, tiny, plain / "cache", ranks=[32, 8])
 
     def equal() -> None:
-        Loop._watched_loss = lambda _: 1.0  # type: ignore[method-assign]  # in a forked child only
+        Loop._watched_loss = cast("Any", lambda _: 1.0)  # type: ignore[method-assign]  # in a forked child only
 
     assert runs.carry_out(path, equal) == 0
     assert [row.chosen for row in report(tmp_path).sweep_trials] == [False, True]
