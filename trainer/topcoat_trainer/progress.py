@@ -22,8 +22,8 @@ Sink = Callable[[Progress], None]
 # Where each stage ends, in percent of the run. Training has most of it; what follows is counted as well.
 STAGE_ENDS = {
     "Loading": 2,
-    "Choosing": 6,
-    "Caching": 10,
+    "Choosing": 5,
+    "Caching": 8,
     "Training": 80,
     "Evaluating": 98,
     "Sealing": 99,
