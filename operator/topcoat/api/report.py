@@ -12,9 +12,11 @@ from typing import Annotated
 from pydantic import Field
 
 from topcoat.api.exits import Category
+from topcoat.api.lineage import Lineage
 from topcoat.api.prepared import BaseModelCard, DataCard, Estimate, PrepareReport, TaskKind
 from topcoat.api.promotion import Verdict
 from topcoat.api.section import Lenient
+from topcoat.api.trial import LayerTrial, SweepTrial
 
 # What prepare found is part of what the trainer says back: readers find it here, too.
 __all__ = [
@@ -145,95 +147,6 @@ class StageCost(Lenient):
     """CPU seconds."""
     gpu_seconds: float = 0.0
     """GPU seconds."""
-
-
-class LayerTrial(Lenient):
-    """A number of layers that `layers: Auto` tried."""
-
-    layers: int
-    """So many last layers trained."""
-    steps: int
-    """Optimizer steps of the trial; the same for all."""
-    loss: float | None = None
-    """Loss afterwards, mean per trained token, on training rows set aside; none: `note` says why."""
-    gain_share: float = 0.0
-    """How much the loss fell from the base model's, as a share of the largest fall of all trials."""
-    relative_cost: float
-    """Layers computed per row and epoch, as a multiple of the cheapest candidate's."""
-    note: str = ""
-    """Why there is no loss: it diverged, or memory ran out."""
-    chosen: bool = False
-    """Whether the candidate was trained so."""
-
-
-class SweepTrial(Lenient):
-    """One pair of values that `training.sweep` tried."""
-
-    learning_rate: float
-    """Peak learning rate."""
-    rank: int | None = None
-    """Rank of the adapter."""
-    steps: int
-    """Optimizer steps after which it was compared last."""
-    loss: float | None = None
-    """Loss there, mean per trained token, on training rows set aside; none: it diverged."""
-    note: str = ""
-    """Why it ended before the comparison, if it did."""
-    chosen: bool = False
-    """Whether it became the candidate."""
-
-
-class Lineage(Lenient):
-    """Where a version comes from."""
-
-    job: str
-    """FineTuneJob's name."""
-    namespace: str
-    """Its namespace."""
-    run: int
-    """Number of the run."""
-    version: str
-    """Name of the version."""
-    trigger: str
-    """Why the run started."""
-    method: str
-    """LoRA, QLoRA or Full."""
-    first_trained_layer: int
-    """The boundary: layers from this index on are trained."""
-    total_layers: int
-    """Layers of the model."""
-    rank: int | None = None
-    """Rank of the adapter."""
-    learning_rate: float | None = None
-    """Peak learning rate."""
-    trained_parameters: int
-    """Parameters that changed."""
-    total_parameters: int
-    """Parameters of the model."""
-    steps: int
-    """Optimizer steps done."""
-    target_steps: int
-    """Optimizer steps that the run was to do."""
-    epochs: float
-    """Epochs done."""
-    seed: int
-    """training.seed."""
-    precision: str
-    """Number format of the computation."""
-    device: str
-    """Device it ran on."""
-    code_version: str
-    """Version of Topcoat."""
-    libraries: dict[str, str] = {}
-    """Versions of the libraries that matter."""
-    started_at: str
-    """RFC 3339, UTC."""
-    finished_at: str
-    """RFC 3339, UTC."""
-    resumed: int = 0
-    """How often the run was resumed."""
-    notes: list[str] = []
-    """What a person should know (micro-batch halved, cache off, modules left out …)."""
 
 
 class EvaluationReport(Lenient):
