@@ -183,7 +183,7 @@ def test_what_a_dry_run_says_would_run_and_changes_nothing(desk: Desk) -> None:
 
 def test_a_dry_run_says_what_trials_will_choose_among(desk: Desk) -> None:
     runs.write_rows(desk.folder / "data.jsonl", runs.rows(240, seed=8))
-    desk.write(epochs=2)
+    desk.write(epochs=14)
     text = (desk.folder / "job.yaml").read_text().replace("layers: 2, lora: {rank: 8}", "layers: Auto")
     text = text.replace('learningRate: "0.005"', 'sweep: {learningRates: ["0.005", "0.001"], ranks: [8, 16]}')
     (desk.folder / "job.yaml").write_text(text)

@@ -30,11 +30,11 @@ def test_candidates_are_an_eighth_a_quarter_and_half_of_the_layers(total: int, l
 @pytest.mark.parametrize(
     ("length", "total", "word"),
     [
-        (Length(720, 135, 45), 30, ""),
-        (Length(200, 24, 13), 30, ""),
-        (Length(199, 39, 13), 30, "199 rows are too few"),
-        (Length(720, 23, 45), 30, "23 optimizer steps are too few"),
-        (Length(720, 135, 45), 4, "too few layers"),
+        (Length(7200, 1350, 450), 30, ""),
+        (Length(200, 432, 13), 30, ""),
+        (Length(199, 500, 13), 30, "199 rows are too few"),
+        (Length(720, 431, 45), 30, "431 optimizer steps are too few"),
+        (Length(720, 1350, 45), 4, "too few layers"),
     ],
 )
 def test_small_runs_hold_no_trials_and_say_why(length: Length, total: int, word: str) -> None:
@@ -46,11 +46,9 @@ def test_small_runs_hold_no_trials_and_say_why(length: Length, total: int, word:
 @pytest.mark.parametrize(
     ("length", "steps"),
     [
-        (Length(200, 39, 13), 12),  # the fewest that say something
-        (Length(720, 135, 45), 15),  # a fifth of what the largest candidate's run takes
-        (Length(7200, 1350, 450), 150),
+        (Length(200, 432, 9), 48),  # the fewest that say something
+        (Length(7200, 1350, 450), 150),  # a fifth of what the largest candidate's run takes
         (Length(7200, 13500, 450), 450),  # an epoch at most
-        (Length(7200, 12, 450), 12),  # never more than the run
     ],
 )
 def test_trials_are_as_long_as_a_fifth_of_the_run_pays_for(length: Length, steps: int) -> None:
