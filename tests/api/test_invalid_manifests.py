@@ -81,6 +81,10 @@ VALID: dict[str, dict[str, Any]] = {
     "resources": {"trainer": {"resources": {"limits": {"nvidia.com/gpu": "1", "memory": "16Gi"}}, "nodes": 2}},
     "schedule": {"retrain": {"schedule": "0 3 * * 1", "timeZone": "Europe/Berlin"}},
     "pinned": {"serving": {"pinnedVersion": "v1"}},
+    "sweep of both": {"training": {"sweep": {"learningRates": ["1e-4", "5e-4"], "ranks": [8, 16, 32, 64, 128]}}},
+    "sweep of rates": {"method": {"type": "Full"}, "training": {"sweep": {"learningRates": ["1e-5", "5e-5"]}}},
+    "sweep of ranks": {"training": {"learningRate": "1e-3", "sweep": {"ranks": [8, 64]}}},
+    "sweep of rates beside a rank": {"method": {"lora": {"rank": 8}}, "training": {"sweep": {"learningRates": ["1"]}}},
 }
 
 

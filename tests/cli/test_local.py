@@ -185,6 +185,18 @@ def test_what_a_dry_run_says_would_run_and_changes_nothing(desk: Desk) -> None:
     assert desk.status["run"]["number"] == 1
 
 
+def test_a_dry_run_says_what_trials_will_choose_among(desk: Desk) -> None:
+    runs.write_rows(desk.folder / "data.jsonl", runs.rows(240, seed=8))
+    desk.write(epochs=14)
+    text = (desk.folder / "job.yaml").read_text().replace("layers: 2, lora: {rank: 8}", "layers: Auto")
+    text = text.replace('learningRate: "0.005"', 'sweep: {learningRates: ["0.005", "0.001"], ranks: [8, 16]}')
+    (desk.folder / "job.yaml").write_text(text)
+    said = desk.run("--dry-run")
+    assert said.returncode == 0, said.stderr
+    assert "trials will decide between the last 2 and 3" in said.stdout
+    assert "4 trials" in said.stdout
+
+
 def test_a_loser_is_kept_and_explained_and_the_winner_serves_on(desk: Desk) -> None:
     desk.write(data="spoilt")
     done = desk.run()

@@ -18,6 +18,15 @@ def test_the_report_of_the_newest_version_is_shown_rejected_or_not(store: Path) 
     assert said.last.startswith("Next: topcoat compare claims --version v2")
 
 
+def test_trials_and_what_they_chose_are_shown(store: Path) -> None:
+    said = " ".join(stores.topcoat("report", "claims", "--version", "v1", store=store).out.split())
+    assert "8 chosen 15 1.234 97% 2 x" in said
+    assert "15 15 0% 3.8 x memory ran out" in said
+    assert "0.001 chosen 16 68 0.875" in said
+    assert "a gradient of step 3 is not finite" in said
+    assert "LEARNING RATE TRIED" not in stores.topcoat("report", "claims", store=store).out
+
+
 def test_only_the_path_when_asked_for(store: Path) -> None:
     said = stores.topcoat("report", "claims", "--version", "v1", "-o", "path", store=store)
     assert Path(said.out.strip()).read_text() == "<h1>report</h1>"

@@ -81,8 +81,9 @@ def promoted(root: Path, name: str = "claims") -> Path:
     world.run_again()
     job = world.job.model_copy(update={"metadata": world.job.metadata.model_copy(update={"name": name})})
     folder = write_job(root, job)
+    trials = reports.promoted(layer_trials=reports.layer_trials(), sweep_trials=reports.sweep_trials())
     digests = {
-        "v1": seal(folder / "versions" / "v1", reports.promoted()),
+        "v1": seal(folder / "versions" / "v1", trials),
         "v2": seal(folder / "versions" / "v2", reports.promoted(verdict=promotion.Verdict.REJECT)),
     }
     write_job(root, with_digests(job, digests))

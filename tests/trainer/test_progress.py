@@ -11,7 +11,7 @@ import pytest
 from topcoat.api.prepared import Estimate, StageEstimate
 from topcoat.api.report import Progress
 from topcoat_trainer import progress
-from topcoat_trainer.progress import Reporter
+from topcoat_trainer.progress import Part, Reporter
 
 
 class Clock:
@@ -48,6 +48,20 @@ def test_every_stage_is_further_than_the_one_before() -> None:
     seen = [progress.percentage(stage, share) for stage in progress.STAGES for share in (0.0, 0.5, 1.0)]
     assert seen == sorted(seen)
     assert (seen[0], seen[-1]) == (0, 100)
+
+
+def test_a_trial_is_a_part_of_its_stage(tmp_path: Path) -> None:
+    clock = Clock()
+    whole = Reporter(tmp_path / "p.json", clock=clock)
+    whole.stage("Training")
+    part = Part(whole, 0.5, 0.25)
+    part.resumed(0.9)
+    clock.now += 10
+    part.share(0.5, metrics={"loss": 2.0}, step=(3, 6))
+    found = read(tmp_path / "p.json")
+    assert found["progressPercentage"] == 8 + int(72 * 0.625)
+    assert (found["currentStep"], found["metrics"]) == (3, [{"name": "loss", "value": "2"}])
+    assert found["estimatedRemainingSeconds"] > 0
 
 
 def test_the_estimate_leaves_out_what_an_earlier_attempt_did(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def export(job: Job, material: Material, learnt: Learnt) -> Exported:
         for name in TOKENIZER_FILES:
             if (material.base.path / name).is_file():
                 shutil.copyfile(material.base.path / name, folder / name)
-        shutil.copyfile(job.folder / METRICS, folder / METRICS)
+        shutil.copyfile(learnt.course.folder / METRICS, folder / METRICS)
     lineage = _lineage(job, material, learnt)
     learnt.tail.detach()
     return Exported(folder, "tail" if job.run.method.type is MethodType.FULL else "lora", lineage)
@@ -70,7 +70,8 @@ def _lineage(job: Job, material: Material, learnt: Learnt) -> Lineage:
         method=run.method.type.value,
         first_trained_layer=tail.boundary.first_trained,
         total_layers=tail.boundary.total,
-        rank=None if run.method.type is MethodType.FULL else run.method.lora.rank,
+        rank=None if run.method.type is MethodType.FULL else tail.method.lora.rank,
+        learning_rate=learnt.course.settings.learning_rate,
         trained_parameters=tail.proof.trainable_parameters,
         total_parameters=tail.proof.total_parameters,
         steps=trained.steps,
@@ -111,9 +112,11 @@ def judge(job: Job, exported: Exported, material: Material, learnt: Learnt) -> E
         dataset=material.prepared.dataset,
         base_model=material.prepared.base_model,
         lineage=exported.lineage,
-        curve=tuple(journal.curve(job.folder / METRICS)),
+        curve=tuple(journal.curve(learnt.course.folder / METRICS)),
         costs=tuple(job.diary.costs.values()),
         cache_note=learnt.trained.cache_note,
+        layer_trials=learnt.layer_trials,
+        sweep_trials=learnt.sweep_trials,
     )
     return gate.judge(trial, story, lambda _, share: job.reporter.share(share))
 

@@ -21,7 +21,7 @@ import pydantic
 from topcoat.api.dataset import Dataset
 from topcoat.api.report import BaseModelCard, DataCard, Estimate, PrepareReport, Termination
 from topcoat.api.run import RunFile
-from topcoat_trainer import entry, estimate, files, hub, last_word, model_file, render, source
+from topcoat_trainer import depth, entry, estimate, files, hub, last_word, model_file, render, source
 from topcoat_trainer.data import dataset
 from topcoat_trainer.digest import DigestBook, combined
 from topcoat_trainer.errors import OutOfMemory
@@ -136,7 +136,13 @@ def _estimate(run: RunFile, facts: model_file.ModelFacts, card: DataCard) -> Est
         "checkpoints": run.lifecycle.checkpoint.keep,
         "place": [run.processes, run.gpus, estimate.GPU.exists(), os.cpu_count()],
     }
-    return _remembered(run, Estimate, asked, lambda: estimate.estimate(facts, card, run))
+
+    def look() -> Estimate:
+        found = depth.expected(facts.layers, card.train_samples, run.method, run.training)
+        made = estimate.estimate(facts, card, run)
+        return made.model_copy(update={"layer_candidates": [edge.trained_layers for edge in found]})
+
+    return _remembered(run, Estimate, asked, look)
 
 
 def _remembered(run: RunFile, kind: type[Found], asked: dict[str, Any], look: Callable[[], Found]) -> Found:

@@ -21,7 +21,15 @@ INTERVAL_SECONDS = 1.0
 Sink = Callable[[Progress], None]
 
 # Where each stage ends, in percent of the run. Training has most of it; what follows is counted as well.
-STAGE_ENDS = {"Loading": 2, "Caching": 8, "Training": 80, "Evaluating": 98, "Sealing": 99, "Sealed": 100}
+STAGE_ENDS = {
+    "Loading": 2,
+    "Choosing": 5,
+    "Caching": 8,
+    "Training": 80,
+    "Evaluating": 98,
+    "Sealing": 99,
+    "Sealed": 100,
+}
 STAGES = tuple(STAGE_ENDS)
 # What an estimate calls the parts of a stage. Sealing takes seconds, whatever the run.
 ESTIMATED = {
@@ -143,3 +151,25 @@ class Reporter:
             logger.warning("progress could not be written: %s", error)
         if self.sink is not None:
             self.sink(self.progress)
+
+
+class Part(Reporter):
+    """Says how far a part of another reporter's stage is, which begins at `start` (0 to 1) and makes `width` of it."""
+
+    def __init__(self, whole: Reporter, start: float, width: float) -> None:
+        super().__init__(None)
+        self._whole, self._start, self._width = whole, start, width
+
+    def resumed(self, share: float) -> None:
+        """Nothing: of what was done before, only the whole knows."""
+
+    def share(
+        self,
+        done: float,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        step: tuple[int, int] | None = None,
+        tokens_per_second: float | None = None,
+    ) -> None:
+        place = self._start + self._width * done
+        self._whole.share(place, metrics=metrics, step=step, tokens_per_second=tokens_per_second)

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from topcoat.api.report import EvaluationReport, Outcome, PrepareReport, Termination
@@ -42,6 +42,8 @@ class Job:
     diary: Diary
     claim: Claim
     ranks: Ranks
+    closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """What is to be closed when the training has ended."""
 
     @property
     def version_folder(self) -> Path:
@@ -66,11 +68,11 @@ def work(job: Job) -> Termination:
         _check_inputs(job, prepared)
         job.reporter.expect(prepared.estimate)
         job.ranks.say("prepared", prepared.model_dump_json(by_alias=True))
-        from topcoat_trainer import candidate, stage
+        from topcoat_trainer import candidate, learn, stage
 
         material = stage.load(job, prepared)
-        tail = stage.attach(job, material)
-    learnt = stage.train(job, tail, material)
+    learnt = learn.learn(job, material)
+    job.closing.close()
     job.ranks.part()
     with job.stage("Evaluating"):
         exported = candidate.export(job, material, learnt)
@@ -124,7 +126,7 @@ def _check_inputs(job: Job, found: PrepareReport) -> None:
 
 def _tidy(job: Job) -> None:
     """What a sealed run no longer needs."""
-    names = ("checkpoints", f"candidate-{job.claim.writer}")
+    names = ("checkpoints", "trials", "layers", f"candidate-{job.claim.writer}")
     for path in [*(job.folder / name for name in names), *job.folder.glob("fill-*.bin")]:
         files.remove_tree(path)
     if not job.run.training.activation_cache.keep:
@@ -198,13 +200,12 @@ def _following(run: RunFile, stop: Stop, told: Path | None) -> Termination:
 def follow(job: Job) -> Termination:
     """What every process of a run but the first does: the same training, writing nothing. Then it waits for the end."""
     prepared = PrepareReport.model_validate_json(job.ranks.hear("prepared"))
-    from topcoat_trainer import stage
+    from topcoat_trainer import learn, stage
 
     with job.stage("Loading"):
         material = stage.load(job, prepared)
-        tail = stage.attach(job, material)
     try:
-        stage.train(job, tail, material)
+        learn.learn(job, material)
     except TrainerError:
         if not job.ranks.agreed:
             raise

@@ -1,6 +1,6 @@
-"""The first stages of a run: load, read the data, attach the tail, train it. Each may be done again after a kill.
+"""The first stages of a run: load, read the data, attach a tail, train it. Each may be done again after a kill.
 
-Judging and sealing are candidate.py's.
+What is trained may first be chosen by trials (learn.py); judging and sealing are candidate.py's.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import torch
 import transformers
 
 from topcoat.api.dataset import Holdout
-from topcoat.api.method import MethodType
-from topcoat.api.report import PrepareReport
+from topcoat.api.method import Method, MethodType
+from topcoat.api.report import LayerTrial, PrepareReport, SweepTrial
 from topcoat.api.retrain import StartFrom
 from topcoat.api.run import RunFile
-from topcoat_trainer import adapter, devices, layers, prepare, seal, source
+from topcoat.api.training import Training
+from topcoat_trainer import adapter, devices, prepare, seal, source
 from topcoat_trainer import model as models
 from topcoat_trainer import split as split_room
 from topcoat_trainer.adapter import Tail
 from topcoat_trainer.boundary import Boundary
 from topcoat_trainer.cache import opening
-from topcoat_trainer.cache.opening import Opened
+from topcoat_trainer.cache.states import BoundaryCache
 from topcoat_trainer.data import dataset
 from topcoat_trainer.data.dataset import Assembled
 from topcoat_trainer.devices import Device
@@ -37,7 +38,7 @@ from topcoat_trainer.example import TokenRow
 from topcoat_trainer.halves import Halves
 from topcoat_trainer.loop import course as courses
 from topcoat_trainer.loop import survey
-from topcoat_trainer.loop.course import Course, Trained
+from topcoat_trainer.loop.course import Course, Settings, Trained
 from topcoat_trainer.loop.loop import Loop
 from topcoat_trainer.model import BaseModel
 from topcoat_trainer.render import Renderer
@@ -51,7 +52,7 @@ logger = logging.getLogger(__name__)
 WATCHED_ROWS = 128
 UNITS = {"m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 BINARY_UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}
-STOPPING_ROWS = 200
+CHOOSING_ROWS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,19 @@ class Material:
     data: Assembled
     rows: tuple[TokenRow, ...]
     watched: tuple[TokenRow, ...]
+    apart: bool = False
+    """Whether the watched rows are of the training side, so that they may choose; else they are the gate's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """An activation cache that several courses on one boundary share."""
+
+    note: str
+    rows: BoundaryCache | None = None
+    """None: there is no cache, and the note says why."""
+    watched: BoundaryCache | None = None
+    """None: the watched rows of the course at hand are not in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +88,9 @@ class Learnt:
     tail: Tail
     trained: Trained
     notes: tuple[str, ...]
+    course: Course
+    layer_trials: tuple[LayerTrial, ...] = ()
+    sweep_trials: tuple[SweepTrial, ...] = ()
 
 
 def load(job: Job, prepared: PrepareReport) -> Material:
@@ -89,11 +106,17 @@ def load(job: Job, prepared: PrepareReport) -> Material:
     data = dataset.assemble(prepare.data_files(run.dataset, source.places(run)), run.dataset, renderer)
     if data.card.holdout_digest != prepared.dataset.holdout_digest:
         raise Corrupt("the data changed while the run began", where=Path(prepared.train_path).name)
-    rows, watched = data.train, data.holdout[:WATCHED_ROWS]
-    if run.training.early_stopping is not None:
-        rows, watched = _apart(data.train, run.dataset.holdout)
+    rows, watched, field = data.train, data.holdout[:WATCHED_ROWS], _chooser(run.training)
+    if field:
+        rows, watched = _apart(data.train, run.dataset.holdout, field)
     learnable = tuple(row for row in rows if any(row.trained[1:]))
-    return Material(prepared, device, base, renderer, data, learnable, watched)
+    return Material(prepared, device, base, renderer, data, learnable, watched, bool(field))
+
+
+def _chooser(training: Training) -> str:
+    """The field because of which rows must be set aside, if one is given."""
+    given = {"earlyStopping": training.early_stopping, "sweep": training.sweep}
+    return next((f"training.{name}" for name, wish in given.items() if wish is not None), "")
 
 
 def _base_model(job: Job, prepared: PrepareReport, device: Device) -> BaseModel:
@@ -107,32 +130,37 @@ def _base_model(job: Job, prepared: PrepareReport, device: Device) -> BaseModel:
     return models.load(facts.path, device.name, dtype, four_bit=kind is MethodType.QLORA, facts=facts)
 
 
-def _apart(rows: Sequence[TokenRow], holdout: Holdout) -> tuple[tuple[TokenRow, ...], tuple[TokenRow, ...]]:
-    """Rows for early stopping, taken from the training side: rows that choose the weights may not judge them too."""
+def apart(rows: Sequence[TokenRow], holdout: Holdout) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Places of the rows to learn from, and of those set aside to choose by. All are of the training side: rows that
+    choose the weights may not judge them too.
+    """
     wishes = Holdout(
-        fraction="0.1", min_samples=10, max_samples=STOPPING_ROWS, group_by=holdout.group_by, seed=holdout.seed + 1
+        fraction="0.1", min_samples=10, max_samples=CHOOSING_ROWS, group_by=holdout.group_by, seed=holdout.seed + 1
     )
+    parts = split_room.split([row.example for row in rows], wishes)
+    return parts.train, parts.holdout
+
+
+def _apart(rows: Sequence[TokenRow], holdout: Holdout, field: str) -> tuple[tuple[TokenRow, ...], tuple[TokenRow, ...]]:
     try:
-        parts = split_room.split([row.example for row in rows], wishes)
+        learnt, watched = apart(rows, holdout)
     except DataError as error:
         raise UserInputError(
-            f"too few training rows to watch for early stopping: {error.message}",
-            where="training.earlyStopping",
-            hint="leave training.earlyStopping out, or add rows",
+            f"too few training rows to set some aside for {field}: {error.message}",
+            where=field,
+            hint=f"leave {field} out, or add rows",
         ) from error
-    return tuple(rows[index] for index in parts.train), tuple(rows[index] for index in parts.holdout)
+    return tuple(rows[index] for index in learnt), tuple(rows[index] for index in watched)
 
 
-def attach(job: Job, material: Material) -> Tail:
+def attach(job: Job, material: Material, method: Method, edge: Boundary) -> Tail:
     """A fresh tail behind the boundary; all else is frozen, and proved to be."""
-    run, base = job.run, material.base
-    edge = layers.boundary(base.model, run.method.layers, material.data.task.kind)
-    tail = adapter.attach(base, run.method, edge, run.training.seed)
+    tail = adapter.attach(material.base, method, edge, job.run.training.seed)
     logger.info("%s train: %d of %d parameters", edge, tail.proof.trainable_parameters, tail.proof.total_parameters)
     return tail
 
 
-def _start_from_promoted(job: Job, tail: Tail) -> str:
+def start_from_promoted(job: Job, tail: Tail) -> str:
     """Puts the serving version's weights into the fresh tail where both have one shape. Says what it did."""
     serving = job.run.serving
     if job.run.start_from is not StartFrom.PROMOTED or serving is None:
@@ -147,37 +175,40 @@ def _start_from_promoted(job: Job, tail: Tail) -> str:
     return f"started from the weights of {serving.version}"
 
 
-def train(job: Job, tail: Tail, material: Material) -> Learnt:
+def train(job: Job, tail: Tail, material: Material, cached: Cached | None = None) -> Learnt:
     """Trains the tail, from the newest checkpoint if there is one; a finished training is not repeated."""
-    several = "" if job.ranks.alone else f"trained by {job.ranks.size} processes"
-    notes = [_start_from_promoted(job, tail), several, *material.base.notes, *tail.notes]
+    notes = [start_from_promoted(job, tail), *standing_notes(job, tail)]
     with job.stage("Caching"):
-        course = _course(job, tail, material)
-        loop = Loop(course)
-        found = Opened("")
+        found = course(job, tail, material)
+        loop = Loop(found)
         if loop.resume():
-            found = open_cache(job, course, material)
-            loop.state.cache_note = found.note
+            loop.state.cache_note = open_cache(job, found, material, cached)
     with job.stage("Training"):
         trained = loop.run()
-    found.close()
-    return Learnt(tail, trained, tuple(note for note in (*notes, *trained.notes) if note))
+    return Learnt(tail, trained, tuple(note for note in (*notes, *trained.notes) if note), found)
 
 
-def _course(job: Job, tail: Tail, material: Material) -> Course:
+def standing_notes(job: Job, tail: Tail) -> list[str]:
+    """What people should know of any training of this tail."""
+    several = "" if job.ranks.alone else f"trained by {job.ranks.size} processes"
+    return [several, *tail.base.notes, *tail.notes]
+
+
+def course(job: Job, tail: Tail, material: Material) -> Course:
+    """The training of this tail as the manifest asks for it."""
     run, device = job.run, material.device
     facts = material.base.facts
     room = survey.Room(device, tail.boundary, facts.hidden_size, facts.vocabulary_size)
-    settings = courses.settings(run, gpus=job.ranks.size if device.is_gpu else 0)
+    wishes = settings(job, material)
     return Course(
         model=tail.model,
         boundary=tail.boundary,
         rows=material.rows,
         watched=material.watched,
-        settings=settings,
+        settings=wishes,
         portion=survey.portion(run.training, material.rows, room),
         folder=job.folder,
-        identity=_identity(job, material),
+        identity=identity(job, material),
         reporter=job.reporter,
         stop=job.stop,
         view=survey.view(tail.model, material.rows, packing=settings.packing),
@@ -187,42 +218,63 @@ def _course(job: Job, tail: Tail, material: Material) -> Course:
     )
 
 
-def _identity(job: Job, material: Material) -> str:
+def settings(job: Job, material: Material) -> Settings:
+    """The manifest's words on training, as numbers."""
+    return courses.settings(job.run, gpus=job.ranks.size if material.device.is_gpu else 0)
+
+
+def identity(job: Job, material: Material) -> str:
     """What a checkpoint belongs to. Base and data are in it too, for a planner that gives no hash."""
     card = material.prepared
     return f"{job.run.uid}/{job.run.run}/{job.run.input_hash}/{card.base_model.digest}/{card.dataset.digest}"
 
 
-def open_cache(job: Job, course: Course, material: Material) -> Opened:
-    """Puts an activation cache around the model where it pays and is exact."""
-    found = opened(job, material, course, [course.boundary])
-    if found.rows:
-        course.around, course.soon = found.rows[0].around, found.rows[0].read_ahead
-        course.around_watched = found.watched[0].around
-    return found
+def open_cache(job: Job, course: Course, material: Material, cached: Cached | None = None) -> str:
+    """Puts an activation cache around the model where it pays and is exact: one that is there, or a new one, filled.
+    Says what came of it.
+    """
+    found = cached or caches_at(job, course, material, [course.boundary])[course.boundary]
+    if found.rows is not None:
+        course.around, course.soon = found.rows.around, found.rows.read_ahead
+        course.around_watched = (found.watched or _beside(found.rows, course)).around
+    return found.note
 
 
-def opened(job: Job, material: Material, course: Course, edges: Sequence[Boundary]) -> Opened:
-    """The states of the course's rows at these boundaries, which rise; one pass gives all of them."""
+def _beside(cache: BoundaryCache, course: Course) -> BoundaryCache:
+    """The same for the watched rows, which others may not have read."""
+    beside = BoundaryCache(cache.halves, cache.view, cache.kept)
+    beside.fill(course.watched)
+    return beside
+
+
+def caches_at(job: Job, course: Course, material: Material, boundaries: Sequence[Boundary]) -> dict[Boundary, Cached]:
+    """The states of the course's rows, and of its watched rows, at these boundaries; one pass gives all of them."""
+    frozen = sorted((edge for edge in boundaries if edge.first_trained), key=lambda edge: edge.first_trained)
+    found = opening.opened(_request(job, course, material, frozen))
+    job.closing.callback(found.close)
+    caches = {edge: Cached(found.note) for edge in boundaries}
+    for edge, rows, watched in zip(frozen, found.rows, found.watched, strict=False):
+        caches[edge] = Cached(found.note, rows, watched if course.watched else None)
+    return caches
+
+
+def _request(job: Job, course: Course, material: Material, edges: Sequence[Boundary]) -> opening.Request:
     wishes, order = job.run.training.activation_cache, course.settings.order(len(course.rows))
-    frozen = [edge for edge in edges if edge.first_trained]
-    return opening.opened(
-        opening.Request(
-            halves=[Halves(course.model, edge) for edge in frozen],
-            view=course.view,
-            rows=course.rows,
-            watched=course.watched,
-            epochs=order.epochs_done(order.total_steps),
-            wishes=wishes,
-            dtype=course.dtype,
-            available_bytes=devices.available_bytes(),
-            limit_bytes=bytes_of(wishes.size_limit) if wishes.size_limit else None,
-            folder=activations(job.run),
-            key=_cache_key(material, course),
-            plan=job.folder / f"fill-{'-'.join(str(edge.first_trained) for edge in frozen)}.bin",
-            ranks=job.ranks,
-            progress=partial(_filled, job),
-        )
+    return opening.Request(
+        halves=[Halves(course.model, edge) for edge in edges],
+        view=course.view,
+        rows=course.rows,
+        watched=course.watched,
+        epochs=order.epochs_done(order.total_steps),
+        wishes=wishes,
+        dtype=course.dtype,
+        available_bytes=devices.available_bytes(),
+        limit_bytes=bytes_of(wishes.size_limit) if wishes.size_limit else None,
+        folder=activations(job.run),
+        key=_cache_key(material, course),
+        plan=job.folder / f"fill-{'-'.join(str(edge.first_trained) for edge in edges)}.bin",
+        ranks=job.ranks,
+        progress=partial(_filled, job),
     )
 
 

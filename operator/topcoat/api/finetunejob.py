@@ -15,7 +15,7 @@ from topcoat.api.evaluation import Evaluation
 from topcoat.api.field import Name, ShortText
 from topcoat.api.lifecycle import Budget, Lifecycle, Output, Tracking, Trainer
 from topcoat.api.metadata import API_VERSION, JobMeta
-from topcoat.api.method import Method
+from topcoat.api.method import DEFAULT_RANK, Method
 from topcoat.api.promotion import Policy, Promotion
 from topcoat.api.retrain import Retrain
 from topcoat.api.section import Rule, Section
@@ -52,6 +52,20 @@ class FineTuneJobSpec(Section):
             "!has(self.training.earlyStopping) || self.training.epochs > 1 || has(self.training.maxSteps)",
             lambda s: s.training.early_stopping is None or s.training.epochs > 1 or s.training.max_steps is not None,
             "training.earlyStopping needs more than one epoch, or maxSteps",
+            "training",
+        ),
+        Rule(
+            "!(self.method.type == 'Full' && has(self.training.sweep) && size(self.training.sweep.ranks) > 0)",
+            lambda s: not (s.method.type == "Full" and s.training.sweep is not None and s.training.sweep.ranks),
+            "training.sweep.ranks needs method.type LoRA or QLoRA: full weights have no rank",
+            "training",
+        ),
+        # The API server fills in the default before it asks: a rank of 16 cannot be told from none.
+        Rule(
+            "!(has(self.training.sweep) && size(self.training.sweep.ranks) > 0"
+            f" && self.method.lora.rank != {DEFAULT_RANK})",
+            lambda s: s.training.sweep is None or not s.training.sweep.ranks or s.method.lora.rank == DEFAULT_RANK,
+            "method.lora.rank and training.sweep.ranks exclude each other: leave one of them out",
             "training",
         ),
     )

@@ -21,13 +21,15 @@ class MethodType(StrEnum):
 
 LayerCount = Annotated[int, Field(ge=1, le=1000)]
 Layers = Literal["Auto", "All"] | LayerCount
+Rank = Literal[8, 16, 32, 64, 128]
+DEFAULT_RANK: Rank = 16
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$", max_length=128)]
 
 
 class LoRA(Section):
     """The low-rank adapter (LoRA, Hu et al. 2021) that is trained beside frozen weights."""
 
-    rank: Literal[8, 16, 32, 64, 128] = 16
+    rank: Rank = DEFAULT_RANK
     """Rank of the adapter; one of those that inference servers accept."""
     alpha: Annotated[int, Field(ge=1, le=1024)] = 32
     """Scale: the adapter's output is multiplied by alpha / rank."""
@@ -56,6 +58,8 @@ class Method(Section):
     """`LoRA` trains a small adapter; `QLoRA` does so over 4-bit weights (GPU only); `Full` trains the layers' own
     weights."""
     layers: Annotated[Layers, Field(json_schema_extra={"x-kubernetes-int-or-string": True})] = "Auto"
-    """The last n layers, `All`, or `Auto` (an eighth of the layers for classification, half for other data)."""
+    """The last n layers, `All`, or `Auto`: short trials compare an eighth, a quarter and half of the layers, and the
+    fewest that learn about as well as the best are trained. With few rows or steps `Auto` takes an eighth for
+    classification and half for other data."""
     lora: LoRA = LoRA()
     """Settings of LoRA and QLoRA."""

@@ -50,6 +50,8 @@ class Estimate(Lenient):
     """Parameters that change."""
     total_parameters: int
     """Parameters of the model."""
+    layer_candidates: list[int] = []
+    """Numbers of layers among which trials will choose (`layers: Auto`); empty where none are held."""
     stages: list[StageEstimate] = []
     """The stages, in their order."""
     memory: list[MemoryEstimate] = []

@@ -12,9 +12,11 @@ from typing import Annotated
 from pydantic import Field
 
 from topcoat.api.exits import Category
+from topcoat.api.lineage import Lineage
 from topcoat.api.prepared import BaseModelCard, DataCard, Estimate, PrepareReport, TaskKind
 from topcoat.api.promotion import Verdict
 from topcoat.api.section import Lenient
+from topcoat.api.trial import LayerTrial, SweepTrial
 
 # What prepare found is part of what the trainer says back: readers find it here, too.
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "EvaluationReport",
     "EvaluationSummary",
     "FileSeal",
+    "LayerTrial",
     "Lineage",
     "Outcome",
     "PrepareReport",
@@ -37,6 +40,7 @@ __all__ = [
     "ProgressMetric",
     "Score",
     "StageCost",
+    "SweepTrial",
     "TaskKind",
     "Termination",
     "Unit",
@@ -170,57 +174,6 @@ class EstimateCheck(Lenient):
     """measured over estimated."""
 
 
-class Lineage(Lenient):
-    """Where a version comes from."""
-
-    job: str
-    """FineTuneJob's name."""
-    namespace: str
-    """Its namespace."""
-    run: int
-    """Number of the run."""
-    version: str
-    """Name of the version."""
-    trigger: str
-    """Why the run started."""
-    method: str
-    """LoRA, QLoRA or Full."""
-    first_trained_layer: int
-    """The boundary: layers from this index on are trained."""
-    total_layers: int
-    """Layers of the model."""
-    rank: int | None = None
-    """Rank of the adapter."""
-    trained_parameters: int
-    """Parameters that changed."""
-    total_parameters: int
-    """Parameters of the model."""
-    steps: int
-    """Optimizer steps done."""
-    target_steps: int
-    """Optimizer steps that the run was to do."""
-    epochs: float
-    """Epochs done."""
-    seed: int
-    """training.seed."""
-    precision: str
-    """Number format of the computation."""
-    device: str
-    """Device it ran on."""
-    code_version: str
-    """Version of Topcoat."""
-    libraries: dict[str, str] = {}
-    """Versions of the libraries that matter."""
-    started_at: str
-    """RFC 3339, UTC."""
-    finished_at: str
-    """RFC 3339, UTC."""
-    resumed: int = 0
-    """How often the run was resumed."""
-    notes: list[str] = []
-    """What a person should know (micro-batch halved, cache off, modules left out …)."""
-
-
 class EvaluationReport(Lenient):
     """evaluation.json: the evidence behind a verdict, and all that the HTML report shows."""
 
@@ -266,6 +219,10 @@ class EvaluationReport(Lenient):
     """What was estimated before the run, beside what was measured."""
     cache_note: str = ""
     """What the activation cache did."""
+    layer_trials: list[LayerTrial] = []
+    """What `layers: Auto` chose among, fewest layers first."""
+    sweep_trials: list[SweepTrial] = []
+    """What `training.sweep` chose among, in the manifest's order."""
     dataset: DataCard
     """The data set."""
     base_model: BaseModelCard

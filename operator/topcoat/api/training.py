@@ -8,7 +8,10 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from topcoat.api.field import BelowOne, Decimal, Quantity, Seed
+from topcoat.api.method import Rank
 from topcoat.api.section import Rule, Section
+
+MOST_TRIALS = 16
 
 
 class Scheduler(StrEnum):
@@ -74,6 +77,46 @@ class ActivationCache(Section):
     sensitive as the data."""
 
 
+class Sweep(Section):
+    """Values to try: each pair of a learning rate and a rank is a trial. All begin, the better half goes on again and
+    again, and the best ends as the candidate. A tenth of the training rows, 200 at most, is set aside to choose by; the
+    gate's rows are never seen.
+    """
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "size(self.learningRates) + size(self.ranks) > 0",
+            lambda m: bool(m.learning_rates or m.ranks),
+            "training.sweep needs learningRates, ranks, or both",
+        ),
+        Rule(
+            f"size(self.learningRates) * size(self.ranks) <= {MOST_TRIALS}",
+            lambda m: len(m.learning_rates) * len(m.ranks) <= MOST_TRIALS,
+            f"training.sweep makes more than {MOST_TRIALS} trials: one for each pair of a learning rate and a rank",
+        ),
+        Rule(
+            "self.learningRates.all(r, double(r) > 0.0 && double(r) <= 1.0)",
+            lambda m: all(0.0 < float(rate) <= 1.0 for rate in m.learning_rates),
+            "every learning rate of training.sweep must be above 0 and at most 1",
+            "learning_rates",
+        ),
+        Rule(
+            "self.learningRates.all(r, self.learningRates.exists_one(o, double(o) == double(r)))"
+            " && self.ranks.all(r, self.ranks.exists_one(o, o == r))",
+            lambda m: (
+                len({float(rate) for rate in m.learning_rates}) == len(m.learning_rates)
+                and len(set(m.ranks)) == len(m.ranks)
+            ),
+            "training.sweep names a value twice",
+        ),
+    )
+
+    learning_rates: Annotated[tuple[Decimal, ...], Field(max_length=8)] = ()
+    """Peak learning rates to try, in place of `training.learningRate`."""
+    ranks: Annotated[tuple[Rank, ...], Field(max_length=5)] = ()
+    """Ranks to try, in place of `method.lora.rank`; of equally good ones the lowest wins. Only with LoRA and QLoRA."""
+
+
 class Training(Section):
     """The training loop's settings. Floats are decimal strings."""
 
@@ -88,6 +131,12 @@ class Training(Section):
             lambda m: m.learning_rate is None or 0.0 < float(m.learning_rate) <= 1.0,
             "training.learningRate must be above 0 and at most 1",
             "learning_rate",
+        ),
+        Rule(
+            "!has(self.sweep) || !has(self.learningRate) || size(self.sweep.learningRates) == 0",
+            lambda m: m.sweep is None or m.learning_rate is None or not m.sweep.learning_rates,
+            "training.learningRate and training.sweep.learningRates exclude each other: leave one of them out",
+            "sweep",
         ),
     )
 
@@ -123,6 +172,8 @@ class Training(Section):
     """Off unless given."""
     activation_cache: ActivationCache = ActivationCache()
     """The boundary activation cache."""
+    sweep: Sweep | None = None
+    """Tries several learning rates and ranks and keeps the best. Off unless given."""
 
 
 def default_learning_rate(method_type: str) -> float:

@@ -57,6 +57,19 @@ def _prepare(place: store.Store, order: intent.Order, sources: Path) -> reports.
         return report
 
 
+def _choices(job: finetunejob.FineTuneJob, estimate: reports.Estimate) -> dict[str, str]:
+    """What trials will choose among."""
+    found = {}
+    if estimate.layer_candidates:
+        *few, most = estimate.layer_candidates
+        found["Layers"] = f"trials will decide between the last {', '.join(map(str, few))} and {most}"
+    sweep = job.spec.training.sweep
+    if sweep is not None:
+        pairs = max(1, len(sweep.learning_rates)) * max(1, len(sweep.ranks))
+        found["Sweep"] = f"{pairs} trials; the better half goes on each time, the best becomes the candidate"
+    return found
+
+
 def _say(job: finetunejob.FineTuneJob, report: reports.PrepareReport, after: intent.Plan) -> None:
     start = next((action for action in after.actions if isinstance(action, intent.StartTraining)), None)
     card, base, estimate = report.dataset, report.base_model, report.estimate
@@ -73,6 +86,7 @@ def _say(job: finetunejob.FineTuneJob, report: reports.PrepareReport, after: int
             "Base model": f"{base.id}, {base.architecture}, {base.layers} layers, {base.parameters:,} parameters",
             "Trained": f"{job.spec.method.type}, layers {job.spec.method.layers}: "
             f"{estimate.trained_parameters:,} parameters ({share:.1%})",
+            **_choices(job, estimate),
             "Data": f"{card.format}, {card.task}: {card.train_samples:,} rows to learn from, "
             f"{card.holdout_samples:,} held out ({card.split_rule})",
             "Tokens": f"{card.tokens:,} in the training rows, {card.longest_tokens:,} in the longest",

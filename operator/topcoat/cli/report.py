@@ -111,11 +111,52 @@ def _show(found: sealed.Sealed, evidence: reports.EvaluationReport) -> None:
     scores(evidence.scores, evidence.metric)
     terminal.say()
     estimates(evidence.estimate_checks)
+    _trials(evidence)
     notes = [*evidence.dataset.notes, *evidence.lineage.notes]
     for note in notes:
         terminal.say(f"  - {terminal.clean(note)}")
     if notes:
         terminal.say()
+
+
+def _trials(evidence: reports.EvaluationReport) -> None:
+    """What was chosen by trials, and among what."""
+    layers = [
+        [
+            _marked(str(row.layers), row.chosen),
+            str(row.steps),
+            _loss(row.loss),
+            f"{row.gain_share:.0%}",
+            f"{row.relative_cost:.2g} x",
+            terminal.clean(row.note),
+        ]
+        for row in evidence.layer_trials
+    ]
+    values = [
+        [
+            _marked(f"{row.learning_rate:g}", row.chosen),
+            "" if row.rank is None else str(row.rank),
+            str(row.steps),
+            _loss(row.loss),
+            terminal.clean(row.note),
+        ]
+        for row in evidence.sweep_trials
+    ]
+    for heads, cells in (
+        (["Layers tried", "Steps", "Loss", "Of the best gain", "Cost", "Note"], layers),
+        (["Learning rate tried", "Rank", "Steps", "Loss", "Note"], values),
+    ):
+        if cells:
+            show.table(heads, cells, indent="  ")
+            terminal.say()
+
+
+def _marked(text: str, chosen: bool) -> str:
+    return f"{text} chosen" if chosen else text
+
+
+def _loss(loss: float | None) -> str:
+    return "" if loss is None else f"{loss:.3f}"
 
 
 def scores(rows: list[reports.Score], first_metric: str) -> None:

@@ -15,7 +15,7 @@ from topcoat.api.method import MethodType
 from topcoat_trainer.batches import Batch, Portion
 from topcoat_trainer.errors import BudgetExceeded, Diverged, OutOfMemory, Stopped
 from topcoat_trainer.loop.course import Around
-from topcoat_trainer.loop.loop import Loop
+from topcoat_trainer.loop.loop import Loop, NotFinite
 
 
 def test_a_run_learns_and_says_how_far_it_is(tiny: Path, tmp_path: Path) -> None:
@@ -52,6 +52,34 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(
     assert courses.same(made[0][0], made[1][0])
     assert made[0][1] == made[1][1]
     assert not courses.same(made[0][0], made[2][0])
+
+
+def test_a_pause_saves_tells_the_loss_and_changes_no_bit(tiny: Path, tmp_path: Path) -> None:
+    """The steps of the checkpoints (3, 6, 9) are not those of the pauses."""
+    course = courses.course(tiny, tmp_path / "whole")
+    courses.train(course)
+    whole, lines = courses.weights(course), courses.journal(tmp_path / "whole")
+    for step in (0, 4, 5, 10):
+        paused = courses.course(tiny, tmp_path / "paused")
+        loop = Loop(paused)
+        loop.resume()
+        told = loop.run(pause_at_step=step)
+        assert told.steps == step
+        assert loop.store.steps()[-1] == step
+        at = [line["holdoutLoss"] for line in lines if line["step"] == step and "holdoutLoss" in line]
+        assert not at or told.watched_loss == at[0]
+    assert courses.same(courses.weights(paused), whole)
+    assert courses.journal(tmp_path / "paused") == lines
+    assert loop.run().steps == 10
+
+
+def test_a_pause_where_the_loss_is_no_number_is_said(tiny: Path, tmp_path: Path) -> None:
+    loop = Loop(courses.course(tiny, tmp_path))
+    loop.resume()
+    with torch.no_grad():
+        next(iter(loop.parameters.values())).fill_(float("nan"))
+    with pytest.raises(NotFinite, match="held-out loss"):
+        loop.run(pause_at_step=0)
 
 
 @pytest.mark.parametrize(("packing", "portion"), [(False, 4), (True, 1), (True, 2), (False, 1)])

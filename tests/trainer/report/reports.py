@@ -15,9 +15,11 @@ from topcoat.api.report import (
     DataCard,
     EstimateCheck,
     EvaluationReport,
+    LayerTrial,
     Lineage,
     Score,
     StageCost,
+    SweepTrial,
     TaskKind,
     Unit,
 )
@@ -195,6 +197,24 @@ def checks() -> list[EstimateCheck]:
 def costs() -> list[StageCost]:
     seconds = {"load": 1.9, "cache": 31.4, "train": 74.2, "evaluate": 96.8, "baselines": 41.0, "seal": 0.4}
     return [StageCost(stage=stage, seconds=wall, cpu_seconds=wall * 1.9) for stage, wall in seconds.items()]
+
+
+def layer_trials() -> list[LayerTrial]:
+    """Three candidates of which one diverged."""
+    shared: dict[str, Any] = {"steps": 15}
+    return [
+        LayerTrial(layers=4, loss=1.91, gain_share=0.786, relative_cost=1.0, **shared),
+        LayerTrial(layers=8, loss=1.234, gain_share=0.971, relative_cost=2.0, chosen=True, **shared),
+        LayerTrial(layers=15, relative_cost=3.75, note="memory ran out with 1 rows in a forward pass", **shared),
+    ]
+
+
+def sweep_trials() -> list[SweepTrial]:
+    return [
+        SweepTrial(learning_rate=2e-4, rank=8, steps=34, loss=1.5),
+        SweepTrial(learning_rate=1e-3, rank=16, steps=68, loss=0.875, chosen=True),
+        SweepTrial(learning_rate=0.5, rank=16, steps=0, note="a gradient of step 3 is not finite"),
+    ]
 
 
 def promoted(**changes: Any) -> EvaluationReport:

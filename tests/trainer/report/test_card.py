@@ -57,6 +57,11 @@ def test_what_speaks_against_the_model_is_said() -> None:
     assert "Least often right" in " ".join(card.limitations(reports.promoted()))
 
 
+def test_the_values_that_were_trained_with_are_named() -> None:
+    line = reports.lineage().model_copy(update={"learning_rate": 0.0008, "rank": 32})
+    assert "Method LoRA, rank 32, learning rate 0.0008;" in card.render(reports.promoted(lineage=line), "lora")
+
+
 def test_no_text_of_a_row_stands_in_the_card() -> None:
     pair = reports.pair(1, prompt=CANARY, expected=CANARY, before=CANARY, after=CANARY)
     report = reports.promoted(wins=[pair], losses=[pair], dataset=reports.data_card(system_prompt=CANARY))

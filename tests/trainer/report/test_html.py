@@ -99,6 +99,21 @@ def test_where_lower_is_better_the_best_cheaper_way_is_the_lowest() -> None:
     assert "lower is better" in Outline(html.render(report)).text
 
 
+def test_trials_stand_in_tables_with_what_they_chose() -> None:
+    report = reports.promoted(layer_trials=reports.layer_trials(), sweep_trials=reports.sweep_trials())
+    text = " ".join(Outline(html.render(report)).text.split())
+    assert "8chosen 15 1.234 97 % 2 ×" in text
+    assert "15memory ran out with 1 rows in a forward pass 15 – – 3.8 ×" in text
+    assert "0.001chosen 16 68 0.875" in text
+    assert "a gradient of step 3 is not finite" in text
+    assert "no trial saw a held-out row of the gate" in text
+    assert 'href="#trials"' in html.render(report)
+
+
+def test_a_run_without_trials_says_nothing_of_them() -> None:
+    assert "trials" not in html.render(reports.promoted()).lower()
+
+
 def test_lineage_and_data_card_name_every_digest() -> None:
     report = reports.promoted()
     text = Outline(html.render(report)).text

@@ -16,9 +16,11 @@ from topcoat.api.report import (
     CurvePoint,
     DataCard,
     EvaluationReport,
+    LayerTrial,
     Lineage,
     Score,
     StageCost,
+    SweepTrial,
     TaskKind,
 )
 from topcoat.api.run import ServingVersion
@@ -47,6 +49,8 @@ class Story:
     curve: tuple[CurvePoint, ...] = ()
     costs: tuple[StageCost, ...] = ()
     cache_note: str = ""
+    layer_trials: tuple[LayerTrial, ...] = ()
+    sweep_trials: tuple[SweepTrial, ...] = ()
 
 
 def judge(trial: Trial, story: Story, say: Say = lambda *_: None) -> EvaluationReport:
@@ -157,6 +161,8 @@ def _report(found: _Evidence, uses: int) -> EvaluationReport:
         curve=list(found.story.curve),
         costs=[*found.story.costs, *found.subjects.costs],
         cache_note=found.story.cache_note,
+        layer_trials=list(found.story.layer_trials),
+        sweep_trials=list(found.story.sweep_trials),
         dataset=found.story.dataset,
         base_model=found.story.base_model,
         lineage=found.story.lineage,

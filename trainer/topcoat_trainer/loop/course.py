@@ -158,3 +158,5 @@ class Trained:
     resumed_from_step: int | None
     notes: tuple[str, ...]
     cache_note: str = ""
+    watched_loss: float | None = None
+    """Mean loss per learnt token of the watched rows, where it was asked for."""

@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -99,30 +100,42 @@ class Loop:
             if self.state.scaler:
                 self.scaler.load_state_dict(self.state.scaler)
 
-    def run(self) -> Trained:
-        """Trains to the end, or raises: Stopped, BudgetExceeded (both after a checkpoint), Diverged, OutOfMemory."""
+    def run(self, pause_at_step: int | None = None) -> Trained:
+        """Trains to the end, or raises: Stopped, BudgetExceeded (both after a checkpoint), Diverged, OutOfMemory.
+
+        With `pause_at_step` it trains so far at most, saves that, and takes the watched loss (NotFinite if it is none).
+        """
         for note in self.course.view.notes:
             self._note(note)
         try:
             with self.course.stop.patient():
                 self._said_at, self._said_tokens = time.monotonic(), self.state.tokens
                 self.course.reporter.resumed(self.state.step / self.order.total_steps)
-                while not self._done():
+                while not (self._done() or self.state.step == pause_at_step):
                     self._leave_if_asked()
                     try:
                         self._step()
                     except NotFinite as error:
                         self._roll_back(error)
+                paused = None if pause_at_step is None else self._paused()
         finally:
             self.journal.close()
         if not self.ranks.alone:
             self.ranks.demand_same(fingerprint(self.parameters))
+        if paused is not None:
+            return paused
         if not self.ranks.first:
             return self._trained()
         self._keep_the_best()
         if fingerprint(self.parameters) == self.untrained:
             raise Diverged("the weights are as they were before the run: nothing was learnt")
         return self._trained()
+
+    def _paused(self) -> Trained:
+        """What there is at a pause, saved. Where training ended early, the loss is that of its best step."""
+        self._save()
+        taken = self.course.watched and not self.state.stopped_early
+        return replace(self._trained(), watched_loss=self._watched_loss() if taken else self.state.best_loss)
 
     def _done(self) -> bool:
         return self.state.stopped_early or self.state.step >= self.order.total_steps
