@@ -141,7 +141,7 @@ def test_long_baselines_are_asked_of_as_many_rows_as_a_cpu_can_bear() -> None:
 def test_what_the_estimate_says_of_the_trainer_is_what_the_trainer_does() -> None:
     assert workload.SHARED_TOKENS == tree.WORTH_TOKENS
     assert workload.WATCHED_ROWS == stage.WATCHED_ROWS
-    assert workload.STOPPING_ROWS == stage.STOPPING_ROWS
+    assert workload.STOPPING_ROWS == stage.CHOOSING_ROWS
     assert workload.WATCHES == loop.WATCHES
     assert workload.MOST_TOKENS == survey.MOST_TOKENS
     assert (workload.PROMPT_EXAMPLES, workload.RETRIEVED_EXAMPLES) == (24, 8)

@@ -211,7 +211,7 @@ def course(job: Job, tail: Tail, material: Material) -> Course:
         identity=identity(job, material),
         reporter=job.reporter,
         stop=job.stop,
-        view=survey.view(tail.model, material.rows, packing=settings.packing),
+        view=survey.view(tail.model, material.rows, packing=wishes.packing),
         dtype=device.dtype,
         fence=job.claim.demand,
         ranks=job.ranks,
