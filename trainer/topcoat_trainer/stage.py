@@ -36,7 +36,7 @@ from topcoat_trainer.errors import Corrupt, DataError, UserInputError
 from topcoat_trainer.example import TokenRow
 from topcoat_trainer.halves import Halves
 from topcoat_trainer.loop import course as courses
-from topcoat_trainer.loop import survey
+from topcoat_trainer.loop import holding, survey
 from topcoat_trainer.loop.course import Course, Trained
 from topcoat_trainer.loop.loop import Loop
 from topcoat_trainer.model import BaseModel
@@ -184,7 +184,16 @@ def _course(job: Job, tail: Tail, material: Material) -> Course:
         dtype=device.dtype,
         fence=job.claim.demand,
         ranks=job.ranks,
+        split=_why_split(job, tail, device),
     )
+
+
+def _why_split(job: Job, tail: Tail, device: Device) -> str:
+    """Why the trained layers are held in parts, if they are: as soon as one rank is short of memory, by all."""
+    if job.ranks.alone or job.run.method.type is not MethodType.FULL:
+        return ""
+    parameters, free = tail.proof.trainable_parameters, devices.available_bytes(device)
+    return job.ranks.any_word(holding.why_split(parameters, free, job.ranks.size))
 
 
 def _identity(job: Job, material: Material) -> str:
