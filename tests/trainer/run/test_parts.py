@@ -119,3 +119,115 @@ def test_ranks_without_rows_or_lines_keep_step(tiny: Path, tmp_path: Path) -> No
     assert trained(tiny, tmp_path / "one", 1, rows_per_step=2, max_steps=4) == [0]
     close(losses(tmp_path / "one/metrics.jsonl"), losses(tmp_path / "three/metrics.jsonl"))
     assert apart(tmp_path / "one", tmp_path / "three") < 1e-6
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2)])
+def test_a_checkpoint_of_any_number_of_ranks_is_read_by_any(
+    parts: Path, tiny: Path, tmp_path: Path, before: int, after: int
+) -> None:
+    """With the same number the end is the same bit for bit."""
+    assert trained(tiny, tmp_path, before, stop_before=4) == [0] * before
+    assert not (tmp_path / "weights.safetensors").exists()
+    assert trained(tiny, tmp_path, after) == [0] * after
+    close(losses(parts / "metrics.jsonl"), losses(tmp_path / "metrics.jsonl"))
+    assert apart(parts, tmp_path) < 1e-6
+    if before == after:
+        assert courses.same(weights(parts), weights(tmp_path))
+
+
+def test_a_step_that_is_not_finite_goes_back_on_all_ranks(parts: Path, tiny: Path, tmp_path: Path) -> None:
+    """A bad number in one rank's lines: all return to the checkpoint, and end as if nothing had been."""
+
+    def work(rank: int) -> None:
+        with ranks.gathered(nothing) as found:
+            told = courses.with_settings(learning_rate=1e-3)
+            course = courses.course(tiny, tmp_path, told, FULL, ranks=found, split=WHY)
+            struck: list[int] = []
+
+            def strike(loop: Loop) -> None:
+                if loop.state.step == 4 and found.rank == 1 and not struck:
+                    struck.append(4)
+                    with torch.no_grad():
+                        next(iter(loop.parameters.values())).fill_(math.nan)
+
+            _, loop = courses.train(course, strike)
+            assert loop.state.rolled_back
+            if found.first:
+                made = {name: p.detach().clone() for name, p in loop.parameters.items()}
+                safetensors.torch.save_file(made, tmp_path / "weights.safetensors")
+            found.end(Termination(outcome=Outcome.SEALED))
+
+    assert crews.forked(work) == [0, 0]
+    assert courses.same(weights(parts), weights(tmp_path))
+
+
+def test_a_gradient_that_overflows_on_one_rank_overflows_on_all(tiny: Path, tmp_path: Path) -> None:
+    """Else one would leave the step out, as FP16 wants it, and the others take it."""
+
+    def work(rank: int) -> None:
+        with ranks.gathered(nothing) as found:
+            course = courses.course(tiny, tmp_path, how=FULL, ranks=found, split=WHY)
+            loop = Loop(course)
+            held = loop.held
+            loop.resume()
+            loop._gradients((0, 1, 2, 3))
+            dealt = dict(holding.trained(course.model))
+            if rank == 1:
+                bad: Any = next(iter(dealt.values())).grad
+                bad.to_local().fill_(math.inf)
+            assert held.add_up(1.0) == 2.0
+            assert all(not bool(p.grad.isfinite().any()) for p in held.parameters.values() if p.grad is not None)
+            found.end(Termination(outcome=Outcome.SEALED))
+
+    assert crews.forked(work) == [0, 0]
+
+
+def split_always() -> None:
+    holding.PARAMETER_BYTES = 1 << 40  # in a forked child only
+
+
+def killed(by: int, rank: int) -> None:
+    """Kills one rank in the middle of its fifth step, while the other waits for a layer to be put together."""
+    split_always()
+    inner = Loop._loss
+
+    def loss(self: Loop, *told: Any) -> torch.Tensor:
+        if rank == by and self.state.step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return inner(self, *told)
+
+    Loop._loss = loss  # type: ignore[method-assign]  # in a forked child only
+
+
+@pytest.mark.slow
+def test_a_run_of_parts_that_loses_a_rank_goes_on_and_seals_what_one_rank_seals(tiny: Path, tmp_path: Path) -> None:
+    how = {"method": {"type": "Full", "layers": 2}, "training": {"epochs": 2, "effectiveBatchSize": 8, "seed": 3}}
+    one, two = (runs.run_file(tmp_path / name, tiny, cache=tmp_path / "cache", **how) for name in ("one", "two"))
+    assert runs.carry_out(one) == 0
+    codes = crews.carried_out(two, lambda rank: killed(1, rank))
+    assert codes == [Exit.PEER_LOST, -signal.SIGKILL]
+    assert crews.carried_out(two, lambda _: split_always()) == [0, 0]
+    assert runs.termination(tmp_path / "two")["resumedFromStep"] == 3
+    close(*(losses(tmp_path / name / "versions/v1/metrics.jsonl") for name in ("one", "two")))
+    first, second = (
+        safetensors.torch.load_file(tmp_path / name / "versions/v1" / seal.WEIGHTS["tail"]) for name in ("one", "two")
+    )
+    assert first.keys() == second.keys()
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-6
+    notes = json.loads((tmp_path / "two/versions/v1/manifest.json").read_text())["lineage"]["notes"]
+    assert any(note.startswith("the trained layers are split over 2 processes: whole they take") for note in notes)
+
+
+def test_a_tail_is_split_where_it_takes_more_than_half_of_the_memory() -> None:
+    assert holding.why_split(1 << 30, 32 << 30, 2) == ""
+    assert holding.why_split((1 << 30) + 1, 32 << 30, 1) == ""
+    assert holding.why_split((1 << 30) + (1 << 26), 32 << 30, 2) == (
+        "the trained layers are split over 2 processes: whole they take 17.0 GiB with gradients and AdamW's state, "
+        "more than half of the 32.0 GiB of memory that are free"
+    )
+
+
+@pytest.mark.parametrize("lines", [1, 2, 5, 8])
+def test_lines_are_dealt_out_whole_and_once(lines: int) -> None:
+    matrix = torch.arange(lines * 3).view(lines, 3)
+    assert torch.equal(torch.cat([holding.part(matrix, rank, 3) for rank in range(3)]), matrix)
