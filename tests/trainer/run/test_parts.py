@@ -7,7 +7,7 @@ import math
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import safetensors.torch
@@ -196,7 +196,7 @@ def killed(by: int, rank: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return inner(self, *told)
 
-    Loop._loss = loss  # type: ignore[method-assign]  # in a forked child only
+    Loop._loss = cast("Any", loss)  # type: ignore[method-assign]  # in a forked child only
 
 
 @pytest.mark.slow

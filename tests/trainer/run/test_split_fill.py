@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from tests.support import crews, runs
 from topcoat.api.exits import Exit
 from topcoat.api.report import Outcome, Termination
+from topcoat.api.training import CacheMedium
 from topcoat_trainer import model as models
 from topcoat_trainer import ranks
 from topcoat_trainer.boundary import Boundary
@@ -59,7 +61,7 @@ def meeting(found: Ranks, computed: list[list[int]]) -> None:
         computed.append(list(members))
         return inner(caches, all_rows, members)
 
-    states._run = run  # in a forked child only
+    vars(states)["_run"] = run  # in a forked child only
 
 
 def filled(model: Path, folder: Path, count: int, shelf: str = "") -> list[list[list[int]]]:
@@ -114,7 +116,7 @@ def test_two_ranks_compute_half_of_the_portions_each_and_hold_the_bits_of_one(
 
 def with_small_portions(folder: Path, rank: int, kill_at: int | None = None) -> None:
     """In a forked child only: many portions, each noted; killed in the middle of one."""
-    states.fill.__kwdefaults__["tokens"] = 256
+    vars(states)["fill"] = partial(states.fill, tokens=256)
     inner, seen = states._run, [0]
 
     def run(*told: Any) -> Any:
@@ -125,7 +127,7 @@ def with_small_portions(folder: Path, rank: int, kill_at: int | None = None) -> 
             file.write("x")
         return inner(*told)
 
-    states._run = run
+    vars(states)["_run"] = run
 
 
 def portions(folder: Path) -> list[int]:
@@ -178,21 +180,23 @@ def test_a_rank_killed_in_the_fill_is_resumed_and_two_ranks_end_with_the_same_bi
         assert done_twice <= 1  # what the first rank computed beside the one that was killed may be kept or not
 
 
-def test_ranks_choose_one_medium_though_they_have_unlike_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_choose_one_medium_though_they_have_unlike_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first chooses, for the memory of the poorest; another one's objection is all ranks' objection."""
     seen = tmp_path / "seen"
     seen.mkdir()
 
     def chosen(asked: Any) -> Choice:
         (seen / f"bytes-{asked.ranks.rank}").write_text(str(asked.available_bytes))
-        return Choice(opening.CacheMedium.VOLUME, "measured")
+        return Choice(CacheMedium.VOLUME, "measured")
 
     monkeypatch.setattr(opening, "_chosen", chosen)
 
     def work(rank: int) -> None:
         with ranks.gathered(nothing) as found:
             request = opening.Request(**{**plain(), "available_bytes": (rank + 1) << 20, "ranks": found})
-            assert opening._agreed(request) == Choice(opening.CacheMedium.VOLUME, "measured")
+            assert opening._agreed(request) == Choice(CacheMedium.VOLUME, "measured")
             assert found.any_word("no room" if rank else "") == "no room"
             assert found.any_word("") == ""
             assert found.each(rank + 0.5) == [0.5, 1.5]
