@@ -88,7 +88,8 @@ def attach(base: BaseModel, method: Method, edge: Boundary, seed: int) -> Tail:
     if method.type == MethodType.FULL:
         freeze.freeze(base.model, edge, method)
         tail = Tail(base, method, edge, freeze.prove(base.model, edge, method))
-        tail.originals = {name: parameter.detach().clone() for name, parameter in tail.parameters()}
+        # Not on a GPU, whose memory training needs; they are wanted only when the tail is taken off.
+        tail.originals = {name: parameter.detach().to("cpu", copy=True) for name, parameter in tail.parameters()}
     else:
         chosen = target.choose(base.model, edge, method.lora.target_modules)
         config = _lora_config(base.model, method, edge, chosen)

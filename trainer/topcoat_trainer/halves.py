@@ -71,7 +71,8 @@ class Halves:
         def note(_: nn.Module, __: Any, output: Any) -> None:
             answers.append(len(output) - 1 if isinstance(output, tuple) else None)
 
-        handles = [self._first_trained.register_forward_pre_hook(stop, with_kwargs=True)]
+        # First of all hooks: where ranks hold parts of a layer (FSDP2), others would wait for it to be put together.
+        handles = [self._first_trained.register_forward_pre_hook(stop, prepend=True, with_kwargs=True)]
         handles += [self._frozen[index].register_forward_pre_hook(keep, with_kwargs=True) for index in earlier]
         handles += [layer.register_forward_hook(note) for layer in self._frozen]
         training = [module for module in self.model.modules() if module.training]

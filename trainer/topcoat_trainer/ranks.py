@@ -30,7 +30,6 @@ CONNECT_SECONDS = 5.0
 # Longer than any collective waits for a rank that works: whoever is lost is noticed by its pulse, not by this.
 COLLECTIVE_SECONDS = 6 * 3600
 PULSE_SECONDS = 2.0
-LOST_SECONDS = 180.0
 # How long a rank that heard of the end may take to end by itself.
 GRACE_SECONDS = 15.0
 BUCKET_NUMBERS = 1 << 24
@@ -57,7 +56,7 @@ class Ranks:
     """Whether the ranks no longer compute together."""
     agreed: bool = False
     """Whether all ranks end for a reason that all of them know: the first one says it."""
-    _ended: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
 
     @property
     def first(self) -> bool:
@@ -124,19 +123,31 @@ class Ranks:
         self.agreed = self.agreed or bool(votes.any())
         return tuple(bool(vote) for vote in votes)
 
+    def each(self, number: float) -> list[float]:
+        """Every rank's number, by rank, to seven digits."""
+        import torch
+
+        found = torch.zeros(self.size)
+        found[self.rank] = number
+        self.add_up([found], 0.0)
+        return [float(one) for one in found]
+
     def from_first(self, word: dict[str, Any]) -> dict[str, Any]:
         """What the first rank says, as JSON."""
+        return self._from(0, word)
+
+    def any_word(self, word: str) -> str:
+        """The same for all: the word of the first rank that has one; empty if none has."""
+        return next((said for rank in range(self.size) if (said := self._from(rank, {"": word})[""])), "")
+
+    def _from(self, rank: int, word: dict[str, Any]) -> dict[str, Any]:
         if self.alone:
             return word
         import torch
-        import torch.distributed as dist
 
-        data = torch.frombuffer(bytearray(json.dumps(word).encode()), dtype=torch.uint8)
-        length = torch.tensor([len(data)])
-        self._together(partial(dist.broadcast, length, 0))
-        data = data if self.first else torch.empty(int(length), dtype=torch.uint8)
-        self._together(partial(dist.broadcast, data, 0))
-        said: dict[str, Any] = json.loads(bytes(data.numpy()))
+        data = torch.frombuffer(bytearray(json.dumps(word).encode()), dtype=torch.uint8).view(1, -1)
+        told = self.copy_from(rank, data if self.rank == rank else None)
+        said: dict[str, Any] = {} if told is None else json.loads(bytes(told.numpy()))
         return said
 
     def copy_from_first(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -154,7 +165,7 @@ class Ranks:
         import torch
         import torch.distributed as dist
 
-        kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+        kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8)
         form = torch.tensor([0, 0, 0] if states is None else [*states.shape, kinds.index(states.dtype)])
         self._together(partial(dist.broadcast, form, rank))
         lines, width, kind = form.tolist()
@@ -252,7 +263,7 @@ class Ranks:
 
     def end(self, word: Termination) -> None:
         """Rank 0 says how the run ended, and keeps the store until the others have heard it. They say goodbye."""
-        self._ended.set()
+        self.ended.set()
         if self.alone:
             return
         try:
@@ -289,46 +300,6 @@ def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
             bucket = []
     if bucket:
         yield bucket
-
-
-class Watch(threading.Thread):
-    """Each rank's ear: hears that the run ended or a rank was lost while its own process computes or waits.
-
-    A process that does not end by itself within the grace is ended: `bail` says the last word and never returns.
-    """
-
-    def __init__(self, ranks: Ranks, bail: Callable[[Termination], None], lost: Callable[[], Termination]) -> None:
-        super().__init__(name="ranks", daemon=True)
-        self._ranks, self._bail, self._lost = ranks, bail, lost
-        self._store = ranks.store.clone()
-        self._pulses: dict[int, tuple[int, float]] = {}
-
-    def run(self) -> None:
-        word: Termination | None = None
-        while word is None:
-            if self._ranks._ended.wait(PULSE_SECONDS):  # noqa: SLF001 - the same module's
-                return
-            word = self._word_or_none()
-        if not self._ranks._ended.wait(GRACE_SECONDS):  # noqa: SLF001
-            self._bail(word)
-
-    def _word_or_none(self) -> Termination | None:
-        ranks = self._ranks
-        try:
-            self._store.add(f"pulse/{ranks.rank}", 1)
-            for name in ("end", "failed"):
-                if self._store.check([name]) and not (ranks.first and ranks.apart):
-                    return Termination.model_validate_json(self._store.get(name))
-            others = range(1, ranks.size) if ranks.first and not ranks.apart else () if ranks.first else (0,)
-            return self._lost() if any(self._is_lost(other) for other in others) else None
-        except RuntimeError:
-            return self._lost()
-
-    def _is_lost(self, other: int) -> bool:
-        pulse, now = int(self._store.add(f"pulse/{other}", 0)), time.monotonic()
-        if self._pulses.get(other, (-1, 0.0))[0] != pulse:
-            self._pulses[other] = (pulse, now)
-        return now - self._pulses[other][1] > LOST_SECONDS
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from topcoat.api.report import EvaluationReport, Outcome, PrepareReport, Termination
 from topcoat.api.run import RunFile
-from topcoat_trainer import entry, files, last_word, post, prepare, seal
+from topcoat_trainer import entry, files, last_word, post, prepare, pulse, seal
 from topcoat_trainer import ranks as ranks_room
 from topcoat_trainer.diary import Diary
 from topcoat_trainer.errors import Corrupt, PeerLost, TrainerError
@@ -218,7 +218,7 @@ def gathered(stop: Stop, bail: Callable[[Termination], None]) -> Iterator[Ranks]
     with ranks_room.gathered(stop.check) as found:
         if not found.alone:
             lost = PeerLost("another process of this run was lost")
-            ranks_room.Watch(found, bail, lambda: last_word.failed(lost)).start()
+            pulse.Watch(found, bail, lambda: last_word.failed(lost)).start()
         yield found
 
 

@@ -37,7 +37,7 @@ from topcoat_trainer.errors import Corrupt, DataError, UserInputError
 from topcoat_trainer.example import TokenRow
 from topcoat_trainer.halves import Halves
 from topcoat_trainer.loop import course as courses
-from topcoat_trainer.loop import survey
+from topcoat_trainer.loop import holding, survey
 from topcoat_trainer.loop.course import Course, Settings, Trained
 from topcoat_trainer.loop.loop import Loop
 from topcoat_trainer.model import BaseModel
@@ -215,12 +215,21 @@ def course(job: Job, tail: Tail, material: Material) -> Course:
         dtype=device.dtype,
         fence=job.claim.demand,
         ranks=job.ranks,
+        split=_why_split(job, tail, device),
     )
 
 
 def settings(job: Job, material: Material) -> Settings:
     """The manifest's words on training, as numbers."""
     return courses.settings(job.run, gpus=job.ranks.size if material.device.is_gpu else 0)
+
+
+def _why_split(job: Job, tail: Tail, device: Device) -> str:
+    """Why the trained layers are held in parts, if they are: as soon as one rank is short of memory, by all."""
+    if job.ranks.alone or job.run.method.type is not MethodType.FULL:
+        return ""
+    parameters, free = tail.proof.trainable_parameters, devices.available_bytes(device)
+    return job.ranks.any_word(holding.why_split(parameters, free, job.ranks.size))
 
 
 def identity(job: Job, material: Material) -> str:

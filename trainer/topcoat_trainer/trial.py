@@ -41,7 +41,8 @@ def begun(job: Job, material: Material, trial: Trial) -> tuple[Tail, Course]:
     if job.ranks.first:
         folder.mkdir(parents=True, exist_ok=True)
     identity = f"{made.identity}/{trial.name}"
-    return tail, replace(made, settings=trial.settings, folder=folder, identity=identity)
+    # A tail in parts cannot be taken off again on all ranks, so trials hold theirs whole.
+    return tail, replace(made, settings=trial.settings, folder=folder, identity=identity, split="")
 
 
 def caches_at(job: Job, material: Material, boundaries: Sequence[Boundary]) -> dict[Boundary, Cached]:

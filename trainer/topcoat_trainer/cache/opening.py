@@ -9,7 +9,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -90,8 +90,9 @@ def opened(asked: Request) -> Opened:
             why, difference = check.misfit(asked.halves[-1], asked.rows, asked.view)
             for halves in asked.halves[:-1]:
                 why = why or check.misfit(halves, asked.rows, asked.view)[0]
+        why = asked.ranks.any_word(why)
         if not why:
-            chosen = _chosen(asked)
+            chosen = _agreed(asked)
             why = chosen.reason if chosen.medium is None else ""
         if why:
             return _none(asked, why)
@@ -134,6 +135,14 @@ def _state(asked: Request) -> torch.Tensor:
     batch = asked.view.batch(asked.rows, [0]).to(asked.view.model.device)
     with asked.view.reading(batch):
         return asked.halves[-1].capture(batch.inputs())
+
+
+def _agreed(asked: Request) -> Choice:
+    """What the first rank chooses and measures, for all; memory is what the poorest of them has."""
+    least = replace(asked, available_bytes=int(min(asked.ranks.each(asked.available_bytes))))
+    own = _chosen(least) if asked.ranks.first else Choice(None, "")
+    told = asked.ranks.from_first({"medium": own.medium, "reason": own.reason})
+    return Choice(CacheMedium(told["medium"]) if told["medium"] else None, told["reason"])
 
 
 def _chosen(asked: Request) -> Choice:
@@ -250,9 +259,11 @@ def _missing(asked: Request, caches: Sequence[BoundaryCache]) -> list[TokenRow]:
     lacking = {asked.view.ids(row) for cache in caches for row in cache.missing(distinct)}
     noted = asked.plan.read_bytes() if asked.plan is not None and asked.plan.is_file() else b""
     before = noted if len(noted) == len(distinct) else bytes(len(distinct))
-    flags = [bool(flag) or asked.view.ids(row) in lacking for flag, row in zip(before, distinct, strict=True)]
+    found = [bool(flag) or asked.view.ids(row) in lacking for flag, row in zip(before, distinct, strict=True)]
+    # What any rank lacks is computed: their volumes need not be the same one.
+    votes = torch.tensor(found, dtype=torch.float32)
+    asked.ranks.add_up([votes], 0.0)
+    flags = [bool(vote) for vote in votes]
     if asked.plan is not None and asked.ranks.first:
         files.write_bytes(asked.plan, bytes(flags))
-    told = asked.ranks.copy_from(0, torch.tensor([flags], dtype=torch.float32) if asked.ranks.first else None)
-    flags = flags if told is None else told[0].bool().tolist()
     return [row for row, lacks in zip(distinct, flags, strict=True) if lacks]

@@ -79,7 +79,8 @@ class BoundaryCache:
     def __init__(self, halves: Halves, view: View, kept: Kept | None = None) -> None:
         self.halves = halves
         self.view = view
-        self.kept: Kept = Memory() if kept is None else kept  # an empty shelf is false
+        # An empty shelf is false, and still the one that is meant.
+        self.kept: Kept = Memory() if kept is None else kept
         self._rows: list[Ids] = []
         self._paths: dict[Ids, list[tuple[int, int, bytes]]] = {}
 
@@ -194,7 +195,7 @@ def fill(
     """Computes and keeps the states of distinct rows: one pass fills all caches, whose boundaries rise.
 
     The portions follow from the rows alone, so the same rows give the same bits, however often it is begun; portions
-    whose states are there are left out. Several ranks take turns, and all get all states.
+    whose states are there are left out. Several ranks compute one each at a time, and all get all states.
     """
     ranks = ranks or Ranks()
     deepest = caches[-1]
@@ -203,7 +204,8 @@ def fill(
     for piece in trees.grow(ids, SHARED_TOKENS).pieces:
         pieces.setdefault(piece.row, []).append(piece)
     done = 0
-    for number, members in enumerate(portions(ids, tokens, lined=deepest.view.kind is Kind.LINE)):
+    turns: list[_Turn] = []
+    for members in portions(ids, tokens, lined=deepest.view.kind is Kind.LINE):
         wanted = [
             _Wanted(name(ids[row][: piece.end]), row, piece.start, piece.end)
             for row in members
@@ -211,9 +213,12 @@ def fill(
         ]
         lacks = any(cache.kept.find(want.entry) is None for cache in caches for want in wanted)
         if ranks.add_up((), float(lacks)):
-            _portion(caches, rows, _Turn(members, wanted, number % ranks.size), ranks)
+            turns.append(_Turn(members, wanted))
         done += len(members)
-        progress(done, len(rows))
+        if len(turns) == ranks.size or done == len(rows):
+            _round(caches, rows, turns, ranks)
+            turns = []
+            progress(done, len(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,25 +233,36 @@ class _Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One pass over rows, what is to be kept of it, and the rank that computes it."""
+    """One pass over rows, and what is to be kept of it."""
 
     members: list[int]
     wanted: list[_Wanted]
-    rank: int
 
 
-def _portion(caches: Sequence[BoundaryCache], rows: Sequence[TokenRow], turn: _Turn, ranks: Ranks) -> None:
-    """One portion, by the rank whose turn it is. On a volume that ranks share, each state is written once."""
-    wanted = turn.wanted
-    found = _run(caches, rows, turn.members) if ranks.rank == turn.rank else []
-    for number, cache in enumerate(caches):
-        own = [found[number][want.row][want.start : want.end] for want in wanted] if found else []
-        if own:
-            _put(cache.kept, wanted, own)
-        told = ranks.copy_from(turn.rank, torch.cat(own) if own and not ranks.alone else None)
-        if told is not None and not own:
-            cache.kept.refresh()
-            _put(cache.kept, wanted, told.split([want.end - want.start for want in wanted]))
+def _round(caches: Sequence[BoundaryCache], rows: Sequence[TokenRow], turns: Sequence[_Turn], ranks: Ranks) -> None:
+    """At most one portion for each rank, computed at the same time; then all get all of them."""
+    found = _run(caches, rows, turns[ranks.rank].members) if ranks.rank < len(turns) else []
+    for rank, turn in enumerate(turns):
+        for number, cache in enumerate(caches):
+            states = found[number] if rank == ranks.rank else None
+            _keep(cache, turn.wanted, states, (rank, ranks))
+
+
+def _keep(
+    cache: BoundaryCache, wanted: Sequence[_Wanted], states: dict[int, torch.Tensor] | None, source: tuple[int, Ranks]
+) -> None:
+    """Keeps what one rank computed: `states`, where that is this one. A volume that ranks share gets it once."""
+    rank, ranks = source
+    if states is not None:
+        own = [states[want.row][want.start : want.end] for want in wanted]
+        _put(cache.kept, wanted, own)
+        if not ranks.alone:
+            ranks.copy_from(rank, torch.cat(own))
+        return
+    told = ranks.copy_from(rank, None)
+    if told is not None:
+        cache.kept.refresh()
+        _put(cache.kept, wanted, told.split([want.end - want.start for want in wanted]))
 
 
 def _put(kept: Kept, wanted: Sequence[_Wanted], states: Sequence[torch.Tensor]) -> None:

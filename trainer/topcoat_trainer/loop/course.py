@@ -113,6 +113,8 @@ class Course:
     """Raises where another process took the run over: asked before anything is written for good."""
     ranks: Ranks = field(default_factory=Ranks)
     """The processes that share this training; only the first of them writes."""
+    split: str = ""
+    """Why each of them holds a part of the trained layers (see holding.py); empty where each holds all."""
 
     @property
     def device(self) -> torch.device:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import logging
 import math
 import time
@@ -16,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from topcoat_trainer import batches, layers
 from topcoat_trainer.errors import BudgetExceeded, Diverged, Ended, OutOfMemory, PeerLost, Stopped
+from topcoat_trainer.loop import holding
 from topcoat_trainer.loop import loss as losses
 from topcoat_trainer.loop import optimizer as optimizers
 from topcoat_trainer.loop.checkpoint import Checkpoint, Store
@@ -41,14 +40,6 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def fingerprint(parameters: optimizers.Parameters) -> str:
-    """Digest of the trained weights: equal before and after means that nothing was learnt."""
-    digest = hashlib.sha256()
-    for parameter in parameters.values():
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 class Loop:
     """One training of one course."""
 
@@ -56,9 +47,9 @@ class Loop:
         self.course = course
         self.ranks = course.ranks
         self.order = course.settings.order(len(course.rows))
-        self.parameters = {name: p for name, p in course.model.named_parameters() if p.requires_grad}
-        self.untrained = fingerprint(self.parameters)
-        self.optimizer = optimizers.adamw(self.parameters, course.settings.weight_decay)
+        self.untrained = holding.fingerprint(holding.trained(course.model))
+        self.held = holding.held(course)
+        self.parameters, self.optimizer = self.held.parameters, self.held.optimizer
         self.scaler = torch.amp.GradScaler(course.device.type, enabled=course.dtype is torch.float16)
         self.store = Store(
             course.folder / "checkpoints", identity=course.identity, keep=course.settings.checkpoints_kept
@@ -70,12 +61,10 @@ class Loop:
 
     def resume(self) -> bool:
         """Goes to the newest valid checkpoint, or to the beginning. Whether steps are left to do."""
-        if self.ranks.first:
-            self._find()
-        self._agree()
+        self._stand(self._find() if self.ranks.first else None)
         return not self._done()
 
-    def _find(self) -> None:
+    def _find(self) -> Checkpoint | None:
         self.store.sweep()
         found = self.store.newest()
         if found is None:
@@ -86,17 +75,19 @@ class Loop:
             self.state.resumed += 1
             self.resumed_from_step = found.step
             logger.info("resumed from the checkpoint of step %d", found.step)
+        return found
 
-    def _agree(self) -> None:
+    def _stand(self, found: Checkpoint | None) -> None:
         """All ranks stand where the first one stands."""
+        self.held.stand(found)
         if self.ranks.alone:
             return
-        told = self.ranks.from_first({"state": self.state.as_json(), "from": self.resumed_from_step})
-        self.ranks.copy_from_first(self.parameters.values())
-        self.ranks.copy_from_first(optimizers.tensors(self.optimizer, self.parameters))
+        told = self.ranks.from_first(
+            {"state": self.state.as_json(), "from": self.resumed_from_step, "saved": self.saved_at}
+        )
         if not self.ranks.first:
             self.state, self.resumed_from_step = State.of_json(told["state"]), told["from"]
-            self.saved_at = self.state.step
+            self.saved_at = told["saved"]
             if self.state.scaler:
                 self.scaler.load_state_dict(self.state.scaler)
 
@@ -105,7 +96,7 @@ class Loop:
 
         With `pause_at_step` it trains so far at most, saves that, and takes the watched loss (NotFinite if it is none).
         """
-        for note in self.course.view.notes:
+        for note in filter(None, (*self.course.view.notes, self.course.split)):
             self._note(note)
         try:
             with self.course.stop.patient():
@@ -120,14 +111,13 @@ class Loop:
                 paused = None if pause_at_step is None else self._paused()
         finally:
             self.journal.close()
-        if not self.ranks.alone:
-            self.ranks.demand_same(fingerprint(self.parameters))
+        self.parameters = self.held.conclude()
         if paused is not None:
             return paused
         if not self.ranks.first:
             return self._trained()
         self._keep_the_best()
-        if fingerprint(self.parameters) == self.untrained:
+        if holding.fingerprint(self.parameters) == self.untrained:
             raise Diverged("the weights are as they were before the run: nothing was learnt")
         return self._trained()
 
@@ -141,18 +131,12 @@ class Loop:
         return self.state.stopped_early or self.state.step >= self.order.total_steps
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        self._load_weights(checkpoint)
-        optimizers.restore(self.optimizer, self.parameters, checkpoint.optimizer)
+        """All of it but the numbers, which `_stand` gives to all ranks."""
         self.state = State.of_json(dict(checkpoint.state))
         if self.state.scaler:
             self.scaler.load_state_dict(self.state.scaler)
         self.saved_at = self.state.step
         self.journal.rewind(self.state.step)
-
-    def _load_weights(self, checkpoint: Checkpoint) -> None:
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(checkpoint.weights[name])
 
     def _note(self, note: str) -> None:
         logger.info("%s", note)
@@ -169,10 +153,10 @@ class Loop:
             self.course.soon(self.order.of_step(state.step + 1))
         loss = self._gradients(chosen)
         with self._nothing_counts_yet():
-            loss = self.ranks.add_up(self._shared_gradients(), loss)
+            loss = self.held.add_up(loss)
         self.scaler.unscale_(self.optimizer)
         limit = settings.max_grad_norm or math.inf
-        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        norm = self.held.clipped(limit)
         self._demand(math.isfinite(loss), "the loss")
         # With FP16 an overflow is how the scaler finds its scale: it leaves the step out and halves the scale.
         overflow = self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
@@ -187,9 +171,8 @@ class Loop:
         optimizers.set_rate(self.optimizer, rate)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        weights = nn.utils.get_total_norm(parameter.detach() for parameter in self.parameters.values())
-        self._demand(bool(weights.isfinite()), "a trained weight")
+        self.held.forget_gradients()
+        self._demand(math.isfinite(self.held.norm()), "a trained weight")
         state.step += 1
         tokens = sum(len(self.course.rows[index].ids) for index in chosen)
         self._after_step(
@@ -204,20 +187,16 @@ class Loop:
             began,
         )
 
-    def _shared_gradients(self) -> Iterator[torch.Tensor]:
-        """Every rank adds to every gradient, if only zeros."""
-        for parameter in self.parameters.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            yield parameter.grad
-
     @contextlib.contextmanager
     def _nothing_counts_yet(self) -> Iterator[None]:
-        """Inside it the next step has changed nothing: when another rank is lost, what there is can be saved."""
+        """Inside it the next step has changed nothing: when another rank is lost, what there is can be saved, unless a
+        part of it went with that rank.
+        """
         try:
             yield
         except (PeerLost, Ended):
-            self._save()
+            if not self.held.split:
+                self._save()
             raise
 
     def _demand(self, finite: bool, what: str) -> None:
@@ -230,24 +209,27 @@ class Loop:
         while True:
             parts = self.state.portion.parts(self.course.rows, mine)
             try:
-                return self._accumulated(parts, batches.learnt_tokens(self.course.rows, chosen))
+                with self.held.hearing():
+                    passes = self.held.passes(parts, chosen[:1])
+                    return self._accumulated(passes, batches.learnt_tokens(self.course.rows, chosen))
             except (RuntimeError, MemoryError) as error:
-                largest = max(len(part) for part in parts)
+                largest = max((len(part) for part in parts), default=1)
                 if not out_of_memory(error):
                     raise
-                if largest == 1 or not self.course.settings.reduce_micro_batch:
+                # Where layers are split, the others wait in the middle of this pass, and cannot begin again.
+                if largest == 1 or self.held.split or not self.course.settings.reduce_micro_batch:
                     raise OutOfMemory(f"memory ran out with {largest} rows in a forward pass") from error
             # Here, not above: while the exception lives, so do the frames that hold the tensors.
             self._retreat(largest)
 
-    def _accumulated(self, parts: list[list[int]], learnt: int) -> float:
+    def _accumulated(self, passes: list[holding.Pass], learnt: int) -> float:
         course = self.course
         layers.training_mode(course.model, course.boundary)
         torch.manual_seed(self.ranks.seed(course.settings.seed * 1_000_003 + self.state.step) % (1 << 63))
-        self.optimizer.zero_grad(set_to_none=True)
+        self.held.forget_gradients()
         total = torch.zeros((), device=course.device)
-        for part in parts:
-            loss = self._loss(course.around, course.view.batch(course.rows, part)) / learnt
+        for part, counts in passes:
+            loss = self._loss(course.around, course.view.batch(course.rows, part)) * counts / learnt
             torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
         return float(total)
@@ -258,7 +240,7 @@ class Loop:
             return losses.summed(self.course.view.logits(batch), batch.targets.to(device))
 
     def _retreat(self, largest: int) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        self.held.forget_gradients()
         gc.collect()
         if self.course.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -299,9 +281,9 @@ class Loop:
         everything = range(len(course.watched))
         mine = self.ranks.share(everything, [len(row.ids) for row in course.watched])
         total = torch.zeros((), device=course.device)
-        with torch.no_grad():
-            for part in self.state.portion.parts(course.watched, mine):
-                total += self._loss(course.around_watched, course.view.batch(course.watched, part))
+        with torch.no_grad(), self.held.hearing():
+            for part, counts in self.held.passes(self.state.portion.parts(course.watched, mine), [0]):
+                total += self._loss(course.around_watched, course.view.batch(course.watched, part)) * counts
         mean = self.ranks.add_up((), float(total)) / max(1, batches.learnt_tokens(course.watched, everything))
         self._demand(math.isfinite(mean), "the held-out loss")
         return mean
@@ -330,16 +312,17 @@ class Loop:
 
     def _save(self) -> None:
         """A checkpoint of this step, unless it has one."""
-        if self.saved_at == self.state.step or not self.ranks.first:
+        if self.saved_at == self.state.step:
+            return
+        weights, moments = self.held.whole()
+        self.saved_at = self.state.step
+        if not self.ranks.first:
             return
         self.course.fence()
         self.journal.sync()
         self.state.scaler = self.scaler.state_dict()
-        weights = {name: parameter.detach().cpu().contiguous() for name, parameter in self.parameters.items()}
-        moments = optimizers.state(self.optimizer, self.parameters)
         pinned = [self.state.best_step] if self.course.settings.patience is not None else []
         self.store.save(Checkpoint(self.state.step, weights, moments, self.state.as_json()), pinned)
-        self.saved_at = self.state.step
 
     def _leave_if_asked(self) -> None:
         budget = self.course.settings.budget_seconds
@@ -362,18 +345,21 @@ class Loop:
         if not self.ranks.from_first({"found": found is not None})["found"]:
             self.ranks.agreed = True
             raise Diverged(str(error)) from error
-        self.optimizer.zero_grad(set_to_none=True)
+        self.held.forget_gradients()
         if found is not None:
             self._load(found)
             self.state.rolled_back = True
             self._note(f"{error}: went back to the checkpoint of step {found.step}")
-        self._agree()
+        self._stand(found)
 
     def _keep_the_best(self) -> None:
         if self.course.settings.patience is None or self.state.best_loss is None:
             return
         if self.state.best_step != self.state.step:
-            self._load_weights(self.store.load(self.state.best_step))
+            best = self.store.load(self.state.best_step)
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(best.weights[name])
         if self.state.stopped_early:
             self._note(
                 f"stopped early at step {self.state.step} of {self.order.total_steps}: the held-out loss no "
