@@ -15,9 +15,9 @@ import torch
 
 from topcoat.api.report import TaskKind
 from topcoat_trainer.errors import Diverged
-from topcoat_trainer.evaluate import choice, generate, prompt, score
+from topcoat_trainer.evaluate import choice, generate, reading, score
 from topcoat_trainer.evaluate.generate import Stop
-from topcoat_trainer.evaluate.prompt import Plan, Prompted
+from topcoat_trainer.evaluate.prompt import Asked, Plan
 from topcoat_trainer.example import Example, TokenRow
 from topcoat_trainer.render import Renderer
 
@@ -168,7 +168,7 @@ def _is_finite(loss: float) -> bool:
 
 def plan(model: Any, prompts: Sequence[Sequence[int]], answers: Answers) -> Plan:
     """How prompts are batched; where the model bears no padding, the notes say so."""
-    made = prompt.plan_for(model, prompts)
+    made = reading.plan_for(model, prompts)
     if not made.padded:
         answers.notes.append("scored without padding and without a shared prefix: this model bears neither")
     return made
@@ -181,7 +181,7 @@ def _write(model: Any, tokenizer: Any, asked: Exam, answers: Answers, watch: tup
         return
     prompts = [asked.prompts[place] for place in asked.free]
     done = 0
-    for batch in prompt.read(model, prompts, plan(model, prompts, answers)):
+    for batch in reading.read(model, prompts, plan(model, prompts, answers)):
         rows = list(batch.rows)
         clock.spent_on("read")
         for row, ids in zip(rows, generate.continued(model, batch, asked.stop), strict=True):
@@ -202,7 +202,7 @@ def _classify(model: Any, tokenizer: Any, asked: Exam, answers: Answers, watch: 
     for ids, places in _by_label_ids(asked).items():
         prompts = [asked.prompts[place] for place in places]
         rights = tuple(asked.labels.index(asked.rows[place].example.label or "") for place in places)
-        for batch in prompt.read(model, prompts, how):
+        for batch in reading.read(model, prompts, how):
             clock.spent_on("read")
             found = choice.chosen(model, batch, choice.Labels(ids, rights))
             for row, choosing in zip(batch.rows, found, strict=True):
@@ -216,7 +216,7 @@ def _classify(model: Any, tokenizer: Any, asked: Exam, answers: Answers, watch: 
     answers.free = dict(sorted(answers.free.items()))
 
 
-def _write_part(model: Any, tokenizer: Any, part: tuple[Exam, Answers, list[int]], batch: Prompted) -> None:
+def _write_part(model: Any, tokenizer: Any, part: tuple[Exam, Answers, list[int]], batch: Asked) -> None:
     asked, answers, places = part
     wanted = set(asked.free)
     chosen = [i for i, row in enumerate(batch.rows) if places[row] in wanted]
