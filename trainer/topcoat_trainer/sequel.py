@@ -41,10 +41,14 @@ class Memory:
         self.settled += tokens
 
     def beginning(self, layers: int) -> Memory:
-        """A memory of its own that has the first layers' states (shared until either grows) and no others."""
+        """A memory of its own that has the first layers' states, with no room for more, and no others."""
         found = Memory()
-        found._layers = {layer: self._layers[layer] for layer in range(layers)}
+        found._layers = {layer: states for layer, states in self._layers.items() if layer < layers}
         return found
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(keys.nbytes + values.nbytes for keys, values in self._layers.values())
 
     def _grown(self, kept: Pair | None, fresh: Pair, end: int) -> Pair:
         room = end if kept is None else int(end * GROWTH)

@@ -72,6 +72,15 @@ def chosen(model: Any, batch: Asked, labels: Labels) -> list[Choice]:
     return [Choice(max(scores, key=lambda label: (scores[label], -label)), scores) for scores in known]
 
 
+@torch.inference_mode()
+def whole(model: Any, batch: Asked, texts: Sequence[Ids]) -> list[float]:
+    """Log-likelihood of a text of its own after each row of the batch, which stays as it was."""
+    firsts = torch.tensor([text[0] for text in texts], device=batch.logits.device)
+    begun = batch.logits.log_softmax(dim=-1).gather(-1, firsts[:, None])[:, 0].double().tolist()
+    rest = batch.likelihoods(model, range(len(texts)), texts)
+    return [one + other for one, other in zip(begun, rest, strict=True)]
+
+
 def _first_guesses(row: int, bounds: Sequence[float], labels: Labels) -> list[int]:
     if labels.every:
         return list(range(len(bounds)))

@@ -6,7 +6,9 @@ the prompt's states in a memory. Whether a model bears it is found by trying.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +23,12 @@ from topcoat_trainer.attention import Windows
 from topcoat_trainer.cache import states
 from topcoat_trainer.errors import TrainerError
 from topcoat_trainer.evaluate import prompt
+from topcoat_trainer.evaluate.frozen import Frozen
 from topcoat_trainer.evaluate.prompt import Asked, Plan
 from topcoat_trainer.prefix import Ids
 from topcoat_trainer.sequel import Memory
+
+logger = logging.getLogger(__name__)
 
 # Tokens in one line besides what all prompts begin with: more make nothing faster.
 LINE_TOKENS = {"cpu": 2048, "cuda": 16_384}
@@ -31,6 +36,8 @@ LINE_ROWS = 128
 TRIAL_TOKENS = 48
 # On a CPU a pass of few tokens costs mostly the reading of all weights.
 PASS_TOKENS = 48
+# Tokens whose logits are there at once.
+MOST_TOKENS = 1024
 
 
 @dataclass(slots=True)
@@ -95,15 +102,16 @@ def _alike(lengths: Sequence[int]) -> list[list[int]]:
     filling = 0
     for i in sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (-lengths[i], i)):
         filling += lengths[found[-1][0]] - lengths[i] if found else 0
-        if not found or filling > PASS_TOKENS:
+        full = found and (len(found[-1]) + 1) * lengths[found[-1][0]] > MOST_TOKENS
+        if not found or full or filling > PASS_TOKENS:
             found.append([])
             filling = 0
         found[-1].append(i)
     return found
 
 
-def read(model: Any, prompts: Sequence[Ids], plan: Plan) -> Iterator[Asked]:
-    """Batch after batch, as planned."""
+def read(model: Any, prompts: Sequence[Ids], plan: Plan, frozen: Frozen | None = None) -> Iterator[Asked]:
+    """Batch after batch, as planned. `frozen`: what the layers that all weights share have made of these prompts."""
     if plan.windows is None:
         yield from prompt.read(model, prompts, plan)
         return
@@ -112,12 +120,18 @@ def read(model: Any, prompts: Sequence[Ids], plan: Plan) -> Iterator[Asked]:
     for portion in states.portions(ids, tokens, lined=True):
         for start in range(0, len(portion), LINE_ROWS):
             part = portion[start : start + LINE_ROWS]
-            yield read_line(model, [ids[row] for row in part], part, plan.windows)
+            batch = read_line(model, [ids[row] for row in part], plan.windows, frozen=frozen)
+            yield replace(batch, rows=part)
 
 
 @torch.inference_mode()
 def read_line(
-    model: Any, prompts: Sequence[Ids], rows: list[int], windows: Windows, worth_tokens: int = trees.WORTH_TOKENS
+    model: Any,
+    prompts: Sequence[Ids],
+    windows: Windows,
+    *,
+    worth_tokens: int = trees.WORTH_TOKENS,
+    frozen: Frozen | None = None,
 ) -> Lined:
     """These prompts in one line."""
     tree = trees.grow(prompts, worth_tokens)
@@ -126,16 +140,20 @@ def read_line(
     places = [place for piece in tree.pieces for place in range(piece.start, piece.end)]
     asked = torch.tensor([path[-1] for path in paths], device=model.device)
     few = {"logits_to_keep": asked} if prefixes.accepts(model, "logits_to_keep") else {}
-    memory = Memory()
-    with attention.lined(model.config, lines.line(tree).to(model.device), windows, memory):
-        logits = model(
-            input_ids=torch.tensor([ids], device=model.device),
-            position_ids=torch.tensor([places], device=model.device),
-            use_cache=False,
-            **few,
-        ).logits[0]
+    inputs = {
+        "input_ids": torch.tensor([ids], device=model.device),
+        "position_ids": torch.tensor([places], device=model.device),
+    }
+    line, memory = lines.line(tree).to(model.device), Memory()
+    with ExitStack() as stack:
+        if frozen is not None:
+            with attention.lined(model.config, line, windows, memory):
+                hidden, memory = frozen.begun(prompts, inputs, memory)
+            stack.enter_context(frozen.behind(hidden))
+        stack.enter_context(attention.lined(model.config, line, windows, memory))
+        logits = model(**inputs, use_cache=False, **few).logits[0]
     memory.settle(len(ids))
-    return Lined(rows, (logits if few else logits[asked]).float(), paths, memory, windows)
+    return Lined(list(range(len(prompts))), (logits if few else logits[asked]).float(), paths, memory, windows)
 
 
 def plan_for(model: Any, prompts: Sequence[Ids]) -> Plan:
@@ -144,19 +162,16 @@ def plan_for(model: Any, prompts: Sequence[Ids]) -> Plan:
         windows = attention.windows(model)
         if prefixes.accepts(model, "position_ids") and line_is_exact(model, prompts, windows):
             return Plan(windows=tuple(windows))
-    except (TrainerError, RuntimeError, TypeError, AttributeError, IndexError, KeyError, ValueError):
-        pass  # any family may break in its own way, and padding will do
+    except Exception as error:  # any family may break in its own way, and padding will do
+        why = error.message if isinstance(error, TrainerError) else f"it fails ({type(error).__name__})"
+        logger.info("prompts are padded instead of lined up: %s", why)
     return prompt.plan_for(model, prompts)
 
 
 def line_is_exact(model: Any, prompts: Sequence[Ids], windows: Windows) -> bool:
-    """Whether rows in a line, and what follows them, have the distributions that they have alone.
-
-    Tried on two prompts, and a third that begins as the first and ends as the second.
-    """
-    short, long = (tuple(one[-TRIAL_TOKENS:]) for one in (min(prompts, key=len), max(prompts, key=len)))
-    trial = list(dict.fromkeys([long, (*long[: len(long) // 2], *short[len(short) // 2 :]), short]))
-    line = read_line(model, trial, list(range(len(trial))), windows, worth_tokens=1)
+    """Whether rows in a line, and what follows them, have the distributions that they have alone."""
+    trial = _trial(prompts)
+    line = read_line(model, trial, windows, worth_tokens=1)
     if not _agree(model, line, trial):
         return False
     tokens = [ids[0] for ids in trial[::-1]]
@@ -164,9 +179,37 @@ def line_is_exact(model: Any, prompts: Sequence[Ids], windows: Windows) -> bool:
     return _agree(model, after, [(*ids, token) for ids, token in zip(trial, tokens, strict=True)])
 
 
+def frozen_or_none(
+    model: Any, prompts: Sequence[Ids], plan: Plan, first_trained: int, limit_bytes: int
+) -> Frozen | None:
+    """Where readings may be split: None unless a trial gives the very bits of a whole reading, also what follows."""
+    if plan.windows is None or first_trained < 1 or limit_bytes < 1:
+        return None
+    trial = _trial(prompts)
+    try:
+        found = Frozen(model, first_trained, limit_bytes)
+        # Whole, split, and from what the split reading kept.
+        lines_read = [read_line(model, trial, plan.windows, frozen=frozen) for frozen in (None, found, found)]
+        tokens = [ids[0] for ids in trial]
+        afters = [line.followed(model, range(len(trial)), tokens) for line in lines_read]
+    except Exception as error:  # any family may break in its own way, and this only saves time
+        logger.info("frozen layers: the trial failed (%s)", type(error).__name__)
+        return None
+    found.forget()
+    for pair in (lines_read, afters):
+        if not all(torch.equal(pair[0].logits, other.logits) for other in pair[1:]):
+            return None
+    return found
+
+
+def _trial(prompts: Sequence[Ids]) -> list[tuple[int, ...]]:
+    """The ends of two prompts, and a third that begins as the first and ends as the second."""
+    short, long = (tuple(one[-TRIAL_TOKENS:]) for one in (min(prompts, key=len), max(prompts, key=len)))
+    return list(dict.fromkeys([long, (*long[: len(long) // 2], *short[len(short) // 2 :]), short]))
+
+
 def _agree(model: Any, line: Lined, texts: Sequence[Ids]) -> bool:
-    alone = torch.cat(
-        [prompt.read_batch(model, [ids], [0], None, Plan(padded=False, cached=False)).logits for ids in texts]
-    )
+    plain = Plan(padded=False, cached=False)
+    alone = torch.cat([prompt.read_batch(model, [ids], [0], None, plain).logits for ids in texts])
     difference = (alone.log_softmax(-1) - line.logits.log_softmax(-1)).abs().max().item()
     return bool(difference <= prompt.TOLERANCE.get(model.dtype, 2e-3))

@@ -16,6 +16,7 @@ import torch
 from topcoat.api.report import TaskKind
 from topcoat_trainer.errors import Diverged
 from topcoat_trainer.evaluate import choice, generate, reading, score
+from topcoat_trainer.evaluate.frozen import Frozen
 from topcoat_trainer.evaluate.generate import Stop
 from topcoat_trainer.evaluate.prompt import Asked, Plan
 from topcoat_trainer.example import Example, TokenRow
@@ -143,18 +144,29 @@ def label_ids(renderer: Renderer, example: Example, answers: Sequence[str]) -> L
     return tuple(row.ids[row.prompt_length :] for row in rows)
 
 
-def sit(model: Any, tokenizer: Any, asked: Exam, share: Share = lambda _: None) -> Answers:
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How prompts are read, the same for all subjects. `frozen`: what is kept of the layers that all of them share."""
+
+    plan: Plan
+    frozen: Frozen | None = None
+
+
+def sit(model: Any, tokenizer: Any, asked: Exam, share: Share = lambda _: None, way: Way | None = None) -> Answers:
     """All answers of the subject whose weights the model has now."""
     tokens = sum(map(len, asked.prompts)) / max(len(asked.prompts), 1)
     answers = Answers([row.example.row for row in asked.rows], round(tokens, 1))
     clock = Clock(model.device.type)
-    if asked.kind is TaskKind.CLASSIFICATION:
-        _classify(model, tokenizer, asked, answers, (clock, share))
-    else:
-        answers.losses = score.losses(model, asked.rows) if asked.scored else []
+    if asked.kind is TaskKind.TEXT:
+        answers.losses = score.losses(model, asked.rows)
         clock.spent_on("loss")
-        share(0.5)
-        _write(model, tokenizer, asked, answers, (clock, share))
+    elif asked.rows:
+        way = way or Way(reading.plan_for(model, asked.prompts))
+        if not way.plan.padded:
+            answers.notes.append("scored without padding and without a shared prefix: this model bears neither")
+        sitting = _Sitting(model, tokenizer, asked, answers, clock, share)
+        (_classify if asked.kind is TaskKind.CLASSIFICATION else _write)(sitting, way)
+        answers.free = dict(sorted(answers.free.items()))
     answers.seconds = {name: round(value, 3) for name, value in clock.seconds.items()}
     broken = [row for row, loss in zip(answers.rows, answers.losses, strict=False) if not _is_finite(loss)]
     if broken:
@@ -166,66 +178,79 @@ def _is_finite(loss: float) -> bool:
     return abs(loss) < float("inf")
 
 
-def plan(model: Any, prompts: Sequence[Sequence[int]], answers: Answers) -> Plan:
-    """How prompts are batched; where the model bears no padding, the notes say so."""
-    made = reading.plan_for(model, prompts)
-    if not made.padded:
-        answers.notes.append("scored without padding and without a shared prefix: this model bears neither")
-    return made
+@dataclass(slots=True)
+class _Sitting:
+    """One subject at its exam."""
 
+    model: Any
+    tokenizer: Any
+    asked: Exam
+    answers: Answers
+    clock: Clock
+    share: Share
 
-def _write(model: Any, tokenizer: Any, asked: Exam, answers: Answers, watch: tuple[Clock, Share]) -> None:
-    """Free answers only."""
-    clock, share = watch
-    if not asked.free:
-        return
-    prompts = [asked.prompts[place] for place in asked.free]
-    done = 0
-    for batch in reading.read(model, prompts, plan(model, prompts, answers)):
+    def free(self, batch: Asked, places: Sequence[int]) -> None:
+        """Free answers of the rows that are asked for one. `places`: of each prompt among all. Uses the batch up."""
+        wanted = set(self.asked.free)
+        chosen = [i for i, row in enumerate(batch.rows) if places[row] in wanted]
+        if not chosen:
+            return
+        batch = batch if len(chosen) == len(batch.rows) else batch.take(chosen)
         rows = list(batch.rows)
-        clock.spent_on("read")
-        for row, ids in zip(rows, generate.continued(model, batch, asked.stop), strict=True):
-            answers.free[asked.free[row]] = tokenizer.decode(ids, skip_special_tokens=True)
-        clock.spent_on("free")
-        done += len(rows)
-        share(0.5 + 0.5 * done / len(prompts))
-    answers.free = dict(sorted(answers.free.items()))
+        for row, ids in zip(rows, generate.continued(self.model, batch, self.asked.stop), strict=True):
+            self.answers.free[places[row]] = self.tokenizer.decode(ids, skip_special_tokens=True)
+        self.clock.spent_on("free")
 
 
-def _classify(model: Any, tokenizer: Any, asked: Exam, answers: Answers, watch: tuple[Clock, Share]) -> None:
+def _write(sitting: _Sitting, way: Way) -> None:
+    """Free answers, and the loss of the right ones: from one reading where a loss speaks of the answer alone."""
+    asked, model, answers = sitting.asked, sitting.model, sitting.answers
+    together = asked.scored and way.plan.windows is not None and all(map(_answer_only, asked.rows))
+    if asked.scored and not together:
+        answers.losses = score.losses(model, asked.rows)
+        sitting.clock.spent_on("loss")
+        sitting.share(0.5)
+    places = range(len(asked.rows)) if together else asked.free
+    answers.losses = [0.0] * len(asked.rows) if together else answers.losses
+    done = 0
+    prompts = [asked.prompts[place] for place in places]
+    for batch in reading.read(model, prompts, way.plan, way.frozen) if prompts else ():
+        sitting.clock.spent_on("read")
+        if together:
+            texts = [asked.rows[row].ids[asked.rows[row].prompt_length :] for row in batch.rows]
+            for row, text, found in zip(batch.rows, texts, choice.whole(model, batch, texts), strict=True):
+                answers.losses[row] = -found / len(text)
+            sitting.clock.spent_on("loss")
+        done += len(batch.rows)
+        sitting.free(batch, places)
+        before = 0.5 if asked.scored and not together else 0.0
+        sitting.share(before + (1 - before) * done / len(prompts))
+
+
+def _answer_only(row: TokenRow) -> bool:
+    """Whether just the answer is learnt, all of it."""
+    return row.prompt_length > 0 and [*map(bool, row.trained)] == [i >= row.prompt_length for i in range(len(row.ids))]
+
+
+def _classify(sitting: _Sitting, way: Way) -> None:
     """Choice, loss of the right label and free answer, all from one reading of each prompt."""
-    clock, share = watch
+    asked, model, answers = sitting.asked, sitting.model, sitting.answers
     count = len(asked.rows)
     answers.labels, answers.losses = [""] * count, [0.0] * count
-    how = plan(model, asked.prompts, answers)
     done = 0
     for ids, places in _by_label_ids(asked).items():
         prompts = [asked.prompts[place] for place in places]
         rights = tuple(asked.labels.index(asked.rows[place].example.label or "") for place in places)
-        for batch in reading.read(model, prompts, how):
-            clock.spent_on("read")
+        for batch in reading.read(model, prompts, way.plan, way.frozen):
+            sitting.clock.spent_on("read")
             found = choice.chosen(model, batch, choice.Labels(ids, rights))
             for row, choosing in zip(batch.rows, found, strict=True):
                 answers.labels[places[row]] = asked.labels[choosing.label]
                 answers.losses[places[row]] = -choosing.scores[rights[row]] / len(ids[rights[row]])
-            clock.spent_on("choose")
+            sitting.clock.spent_on("choose")
             done += len(batch.rows)
-            _write_part(model, tokenizer, (asked, answers, places), batch)
-            clock.spent_on("free")
-            share(done / count)
-    answers.free = dict(sorted(answers.free.items()))
-
-
-def _write_part(model: Any, tokenizer: Any, part: tuple[Exam, Answers, list[int]], batch: Asked) -> None:
-    asked, answers, places = part
-    wanted = set(asked.free)
-    chosen = [i for i, row in enumerate(batch.rows) if places[row] in wanted]
-    if not chosen:
-        return
-    batch = batch if len(chosen) == len(batch.rows) else batch.take(chosen)
-    rows = list(batch.rows)
-    for row, ids in zip(rows, generate.continued(model, batch, asked.stop), strict=True):
-        answers.free[places[row]] = tokenizer.decode(ids, skip_special_tokens=True)
+            sitting.free(batch, places)
+            sitting.share(done / count)
 
 
 def _by_label_ids(asked: Exam) -> dict[LabelIds, list[int]]:
