@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +44,13 @@ def generate(model: Any, prompts: Sequence[Ids], stop: Stop, plan: Plan | None =
 
 
 @torch.inference_mode()
-def continued(model: Any, batch: Asked, stop: Stop) -> list[list[int]]:
-    """Answers of one batch, which is used up. Rows that ended leave it, where that costs something once half has."""
+def continued(
+    model: Any, batch: Asked, stop: Stop, enough: Callable[[list[int]], bool] = lambda _: False
+) -> list[list[int]]:
+    """Answers of one batch, which is used up. Rows that ended leave it, where that costs something once half has.
+
+    An answer also ends after a token that makes it `enough`.
+    """
     answers: list[list[int]] = [[] for _ in batch.rows]
     active = list(range(len(batch.rows)))
     for count in range(1, stop.max_tokens + 1):
@@ -59,6 +64,9 @@ def continued(model: Any, batch: Asked, stop: Stop) -> list[list[int]]:
                 active[place] = -1
                 continue
             answers[i].append(token)
+            if enough(answers[i]):
+                active[place] = -1
+                continue
             running.append(place)
         if not running or count == stop.max_tokens:
             break

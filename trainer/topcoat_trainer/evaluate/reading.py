@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 # Tokens in one line besides what all prompts begin with: more make nothing faster.
 LINE_TOKENS = {"cpu": 2048, "cuda": 16_384}
 LINE_ROWS = 128
-TRIAL_TOKENS = 48
+TRIAL_TOKENS = 24
 # On a CPU a pass of few tokens costs mostly the reading of all weights.
 PASS_TOKENS = 48
 # Tokens whose logits are there at once.
@@ -162,21 +162,24 @@ def plan_for(model: Any, prompts: Sequence[Ids]) -> Plan:
         windows = attention.windows(model)
         if prefixes.accepts(model, "position_ids") and line_is_exact(model, prompts, windows):
             return Plan(windows=tuple(windows))
-    except Exception as error:  # any family may break in its own way, and padding will do
+    except Exception as error:  # noqa: BLE001 (any family may break in its own way, and padding will do)
         why = error.message if isinstance(error, TrainerError) else f"it fails ({type(error).__name__})"
         logger.info("prompts are padded instead of lined up: %s", why)
     return prompt.plan_for(model, prompts)
 
 
+@torch.inference_mode()
 def line_is_exact(model: Any, prompts: Sequence[Ids], windows: Windows) -> bool:
     """Whether rows in a line, and what follows them, have the distributions that they have alone."""
     trial = _trial(prompts)
     line = read_line(model, trial, windows, worth_tokens=1)
-    if not _agree(model, line, trial):
-        return False
     tokens = [ids[0] for ids in trial[::-1]]
-    after = line.followed(model, range(len(trial)), tokens)
-    return _agree(model, after, [(*ids, token) for ids, token in zip(trial, tokens, strict=True)])
+    found = torch.stack([line.logits, line.followed(model, range(len(trial)), tokens).logits], dim=1)
+    longer = [torch.tensor([[*ids, token]], device=model.device) for ids, token in zip(trial, tokens, strict=True)]
+    few: dict[str, Any] = {"logits_to_keep": 2} if prefixes.accepts(model, "logits_to_keep") else {}
+    alone = torch.cat([model(input_ids=ids, use_cache=False, **few).logits[:, -2:].float() for ids in longer])
+    difference = float((alone.log_softmax(-1) - found.log_softmax(-1)).abs().max())
+    return difference <= prompt.TOLERANCE.get(model.dtype, 2e-3)
 
 
 def frozen_or_none(
@@ -189,27 +192,18 @@ def frozen_or_none(
     try:
         found = Frozen(model, first_trained, limit_bytes)
         # Whole, split, and from what the split reading kept.
-        lines_read = [read_line(model, trial, plan.windows, frozen=frozen) for frozen in (None, found, found)]
+        whole, split, kept = (read_line(model, trial, plan.windows, frozen=one) for one in (None, found, found))
         tokens = [ids[0] for ids in trial]
-        afters = [line.followed(model, range(len(trial)), tokens) for line in lines_read]
-    except Exception as error:  # any family may break in its own way, and this only saves time
+        after, later = (line.followed(model, range(len(trial)), tokens) for line in (whole, kept))
+    except Exception as error:  # noqa: BLE001 (any family may break in its own way, and this only saves time)
         logger.info("frozen layers: the trial failed (%s)", type(error).__name__)
         return None
     found.forget()
-    for pair in (lines_read, afters):
-        if not all(torch.equal(pair[0].logits, other.logits) for other in pair[1:]):
-            return None
-    return found
+    pairs = ((whole, split), (whole, kept), (after, later))
+    return found if all(torch.equal(one.logits, other.logits) for one, other in pairs) else None
 
 
 def _trial(prompts: Sequence[Ids]) -> list[tuple[int, ...]]:
     """The ends of two prompts, and a third that begins as the first and ends as the second."""
     short, long = (tuple(one[-TRIAL_TOKENS:]) for one in (min(prompts, key=len), max(prompts, key=len)))
     return list(dict.fromkeys([long, (*long[: len(long) // 2], *short[len(short) // 2 :]), short]))
-
-
-def _agree(model: Any, line: Lined, texts: Sequence[Ids]) -> bool:
-    plain = Plan(padded=False, cached=False)
-    alone = torch.cat([prompt.read_batch(model, [ids], [0], None, plain).logits for ids in texts])
-    difference = (alone.log_softmax(-1) - line.logits.log_softmax(-1)).abs().max().item()
-    return bool(difference <= prompt.TOLERANCE.get(model.dtype, 2e-3))

@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from topcoat.api.dataset import Guard
-from topcoat.api.evaluation import Baseline, Evaluation
+from topcoat.api.evaluation import Baseline, Evaluation, MetricName
 from topcoat.api.promotion import Promotion
 from topcoat.api.report import StageCost, TaskKind
 from topcoat.api.run import ServingVersion
@@ -26,7 +26,7 @@ from topcoat_trainer import adapter, devices
 from topcoat_trainer.errors import BaseModelError
 from topcoat_trainer.evaluate import generate, reading
 from topcoat_trainer.example import Example, TokenRow
-from topcoat_trainer.gate import baseline, exam, ledger
+from topcoat_trainer.gate import baseline, exam, ledger, requirement
 from topcoat_trainer.gate.exam import Answers, Exam
 from topcoat_trainer.gate.table import Heldout
 from topcoat_trainer.model import BaseModel
@@ -117,7 +117,8 @@ class Court:
         rows = _chosen(trial)
         labels = sorted({*trial.task.labels, *(row.example.label or "" for row in rows)} - {""})
         forms = exam.forms(trial.train, labels) if trial.task.kind is TaskKind.CLASSIFICATION else {}
-        self.exam = exam.exam(trial.renderer, rows, trial.task.kind, forms, self.limit)
+        made = exam.exam(trial.renderer, rows, trial.task.kind, forms, self.limit)
+        self.exam = replace(made, brief=exam.may_be_brief(made, _measures(trial)))
         facts = {
             "base": trial.base.digest,
             "dtype": str(model.dtype),
@@ -239,6 +240,12 @@ class Court:
         heldout = Heldout(kind, tuple(row.example for row in suite.rows), (), self.trial.evaluation.seed)
         subject = f"guard {suite.guard.name}"
         return heldout, self.sit(subject, asked, None), self.sit(subject, asked, self.trial.candidate)
+
+
+def _measures(trial: Trial) -> set[MetricName]:
+    """All that anybody's answers are measured by."""
+    wanted = requirement.wanted(trial.evaluation, trial.promotion, trial.task.kind, serves=True)
+    return {*wanted.metrics, *(asked.metric for asked in wanted.requirements)}
 
 
 def _available_bytes(model: Any) -> int:

@@ -7,15 +7,16 @@ Decides nothing. A subject's answers are plain data, so that they can be kept an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
+from topcoat.api.evaluation import MetricName
 from topcoat.api.report import TaskKind
 from topcoat_trainer.errors import Diverged
-from topcoat_trainer.evaluate import choice, generate, reading, score
+from topcoat_trainer.evaluate import choice, generate, metric, reading, score
 from topcoat_trainer.evaluate.frozen import Frozen
 from topcoat_trainer.evaluate.generate import Stop
 from topcoat_trainer.evaluate.prompt import Asked, Plan
@@ -35,7 +36,8 @@ class Exam:
     """Rows and the prompts that are asked.
 
     `free`: places of the rows answered freely. `scored`: whether the loss of the rows as they stand is wanted; it
-    means nothing beside other prompts (classification takes it anyway).
+    means nothing beside other prompts (classification takes it anyway). `brief`: a free answer ends where it can no
+    longer be a label or a right answer, since no measure asks how wrong it is.
     """
 
     kind: TaskKind
@@ -46,6 +48,7 @@ class Exam:
     stop: Stop
     free: tuple[int, ...]
     scored: bool = True
+    brief: bool = False
 
     def part(self, places: Sequence[int], prompts: Sequence[Sequence[int]] | None = None) -> Exam:
         """The same exam on some of the rows, with other prompts if given."""
@@ -197,9 +200,26 @@ class _Sitting:
             return
         batch = batch if len(chosen) == len(batch.rows) else batch.take(chosen)
         rows = list(batch.rows)
-        for row, ids in zip(rows, generate.continued(self.model, batch, self.asked.stop), strict=True):
+        said = generate.continued(self.model, batch, self.asked.stop, self._enough())
+        for row, ids in zip(rows, said, strict=True):
             self.answers.free[places[row]] = self.tokenizer.decode(ids, skip_special_tokens=True)
         self.clock.spent_on("free")
+
+    def _enough(self) -> Callable[[list[int]], bool]:
+        """Whether an answer is surely wrong already. What was wrong once stays wrong."""
+        if not self.asked.brief:
+            return lambda _: False
+        texts = {*self.asked.labels, *(row.example.completion for row in self.asked.rows)}
+        wanted = frozenset(map(metric.letters, texts))
+        return lambda ids: not metric.may_become(self.tokenizer.decode(ids, skip_special_tokens=True), wanted)
+
+
+def may_be_brief(asked: Exam, metrics: Collection[MetricName]) -> bool:
+    """Whether no measure tells one wrong free answer from another. Equal JSON objects need not begin alike."""
+    told = {MetricName.ACCURACY, MetricName.F1, MetricName.EXACT_MATCH, MetricName.LOSS, MetricName.PERPLEXITY}
+    texts = {*asked.labels, *(row.example.completion for row in asked.rows)}
+    plain = all(metric.json_object_or_none(text) is None for text in texts)
+    return asked.kind is TaskKind.CLASSIFICATION and plain and told.issuperset(metrics)
 
 
 def _write(sitting: _Sitting, way: Way) -> None:
