@@ -60,7 +60,7 @@ class Lined:
     @torch.inference_mode()
     def likelihoods(self, model: Any, entries: Sequence[int], texts: Sequence[Ids]) -> list[float]:
         found = [0.0] * len(texts)
-        for part in _alike([len(text) - 1 for text in texts]):
+        for part in text_groups([len(text) - 1 for text in texts]):
             width = len(texts[part[0]]) - 1
             short = [texts[i] for i in part]
             read = [_filled(text[:-1], width, 0) for text in short]
@@ -96,7 +96,7 @@ def _filled(ids: Ids, width: int, filler: int) -> list[int]:
     return [*ids, *[filler] * (width - len(ids))]
 
 
-def _alike(lengths: Sequence[int]) -> list[list[int]]:
+def text_groups(lengths: Sequence[int]) -> list[list[int]]:
     """Texts that are read in one pass, longest first: a pass of its own costs as much as some tokens of filling."""
     found: list[list[int]] = []
     filling = 0
