@@ -1,4 +1,5 @@
 """Attention among the pieces of a line: each sees those before it in its tree and itself; nothing is computed twice.
+What a line's tokens leave in a memory, texts that follow them see again (`followed`).
 
 transformers' own model code computes everything else of the line; where it asks for attention, it finds this one under
 NAME. Outside a line it is plain SDPA. Gradients go through.
@@ -20,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from topcoat_trainer import prefix
 from topcoat_trainer.errors import TrainerError
 from topcoat_trainer.line import Line
+from topcoat_trainer.sequel import Memory, Sequel
 
 NAME = "topcoat_line"
 STRANGE = ("softcap", "s_aux", "position_bias")
@@ -33,6 +35,8 @@ class _Present(threading.local):
 
     line: Line | None = None
     windows: Windows = ()
+    memory: Memory | None = None
+    sequel: Sequel | None = None
 
 
 _present = _Present()
@@ -50,16 +54,30 @@ def windows(model: Any) -> list[int | None]:
 
 
 @contextmanager
-def lined(config: Any, line: Line, sight: Windows) -> Iterator[None]:
-    """Inside it the model of this configuration attends as the line says."""
+def lined(config: Any, line: Line, sight: Windows, memory: Memory | None = None) -> Iterator[None]:
+    """Inside it the model of this configuration attends as the line says, and puts what it reads into the memory."""
+    with _instead(config):
+        _present.line, _present.windows, _present.memory = line, sight, memory
+        yield
+
+
+@contextmanager
+def followed(config: Any, memory: Memory, sequel: Sequel, sight: Windows) -> Iterator[None]:
+    """Inside it the model of this configuration reads texts (all in one sequence) after what is in the memory."""
+    with _instead(config):
+        _present.sequel, _present.windows, _present.memory = sequel, sight, memory
+        yield
+
+
+@contextmanager
+def _instead(config: Any) -> Iterator[None]:
     config = config.get_text_config()
     before = config._attn_implementation  # noqa: SLF001 (the public way also asks a hub for kernels)
     config._attn_implementation = NAME  # noqa: SLF001
-    _present.line, _present.windows = line, sight
     try:
         yield
     finally:
-        _present.line = None
+        _present.line = _present.memory = _present.sequel = None
         config._attn_implementation = before  # noqa: SLF001
 
 
@@ -87,12 +105,18 @@ class _Moved(torch.autograd.Function):
 def _attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **options: Any
 ) -> tuple[torch.Tensor, None]:
-    line = _present.line
-    if line is None:
+    line, memory, sequel = _present.line, _present.memory, _present.sequel
+    if line is None and sequel is None:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
     if asked := [name for name in STRANGE if options.get(name) is not None]:
         raise TrainerError(f"its attention asks for {asked[0]}")
     window = _present.windows[module.layer_idx]
+    if memory is not None and (line is not None or (sequel is not None and sequel.keep)):
+        memory.put(module.layer_idx, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    if memory is not None and sequel is not None:
+        told = sequel.mask(window, torch.float32)
+        return _after(query, (key, value), memory.seen(module.layer_idx), (sequel, told), options)[None], None
+    assert line is not None  # noqa: S101 (one of both is there)
     sizes = [group.count * group.width for group in line.groups]
     spread = [_spread(states, line).split(sizes) for states in (query, key, value)]
     plain = [states[0].transpose(0, 1) for states in (key, value)]
@@ -137,6 +161,48 @@ def _attended(
     )
     out = found.view(count, kept, shared, width, -1).permute(0, 3, 1, 2, 4)
     return out.reshape(count * width, heads, -1)
+
+
+def _after(
+    query: torch.Tensor,
+    own: tuple[torch.Tensor, torch.Tensor],
+    kept: tuple[torch.Tensor, torch.Tensor],
+    told: tuple[Sequel, torch.Tensor],
+    options: dict[str, Any],
+) -> torch.Tensor:
+    """Texts' own tokens (heads by tokens by size) after what a memory has -> tokens by heads by size.
+
+    What all texts follow is not copied for each of them: scores with it are one product.
+    """
+    sequel, mask = told
+    count, width, shared = len(sequel.lengths), sequel.width, len(sequel.common)
+    heads, size = query.shape[1], query.shape[3]
+    groups = own[0].shape[1]
+    lines = heads // groups * width
+    # Heads that share a key's head stand behind one another as if they were several tokens.
+    asked = query[0].view(groups, heads // groups, count, width, size).permute(0, 2, 1, 3, 4)
+    asked = asked.reshape(groups, count * lines, size)
+    common = [states.index_select(0, sequel.common).transpose(0, 1) for states in kept]
+    each = [
+        torch.cat(
+            [
+                states.index_select(0, sequel.past.flatten()).view(*sequel.past.shape, *states.shape[1:]),
+                fresh[0].transpose(0, 1).reshape(count, width, *states.shape[1:]),
+            ],
+            dim=1,
+        ).permute(2, 0, 1, 3)
+        for states, fresh in zip(kept, own, strict=True)
+    ]
+    apart = asked.view(groups, count, lines, size)
+    near = apart @ each[0].transpose(2, 3)
+    far = (asked @ common[0].transpose(1, 2)).view(groups, count, lines, shared)
+    scale = options.get("scaling") or size**-0.5
+    scores = torch.cat([far, near], dim=3).float() * scale + mask.repeat(1, heads // groups, 1)
+    shares = scores.softmax(dim=-1).to(query.dtype)
+    found = shares[..., shared:] @ each[1]
+    found += (shares[..., :shared].reshape(groups, count * lines, shared) @ common[1]).view_as(found)
+    found = found.view(groups, count, heads // groups, width, -1).permute(1, 3, 0, 2, 4)
+    return found.reshape(count * width, heads, -1)
 
 
 AttentionInterface.register(NAME, _attention)

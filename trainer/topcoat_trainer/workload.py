@@ -21,7 +21,7 @@ WATCHES = 10
 MOST_TOKENS = {"cpu": 4096, "cuda": 32_768}
 CHECKED_TOKENS = 192 * 3
 PROMPT_EXAMPLES, RETRIEVED_EXAMPLES = 24, 8
-BASELINE_TOKENS_ON_CPU, BASELINE_ROWS_AT_LEAST, BASELINE_FREE_ROWS = 80_000, 50, 64
+BASELINE_TOKENS_ON_CPU, BASELINE_ROWS_AT_LEAST, BASELINE_FREE_ROWS = 16_000, 50, 64
 FREE_TOKENS_ON_CPU = 40_000
 MARGIN_TOKENS = 8
 # Labels that are read to their end per row: the likeliest, the right one, now and then a rival.
@@ -208,27 +208,25 @@ def _written(load: Load, rows: float, tokens: float, context: float) -> float:
 
 
 def sitting(load: Load, *, candidate: bool) -> Work:
-    """One subject's exam. The base model goes on talking to the limit; a tuned one stops after its answer."""
+    """One subject's exam. What the frozen layers make of the prompts, the base model's exam leaves to the others."""
     shape, asked = load.shapes, exam(load)
     adapter = shape.adapter if candidate else 0
-    shared = min(float(load.card.shared_tokens), asked.prompt)
-    read = _apart(asked.rows * asked.prompt, asked.rows, shared)
-    heads = asked.rows
+    prompts = _apart(asked.rows * asked.prompt, asked.rows, min(float(load.card.shared_tokens), asked.prompt))
+    more, heads = asked.rows * asked.answer, asked.rows * asked.answer
+    # A tuned model stops after its answer. The base model goes on talking; in a classification, until it is wrong.
+    talk = min(asked.answer, asked.longest_answer) if candidate else asked.longest_answer
     if load.card.task is TaskKind.CLASSIFICATION:
-        pairs = READ_LABELS * asked.rows * max(0.0, asked.answer - 1)
-        read, heads = read + pairs, heads + pairs
-    else:
-        scored = _apart(asked.rows * (asked.prompt + asked.answer), asked.rows, shared)
-        read, heads = read + scored, heads + asked.rows * asked.answer
+        more = READ_LABELS * asked.rows * max(0.0, asked.answer - 1)
+        heads, talk = asked.rows + more, talk if candidate else 1.0
     if load.card.task is TaskKind.TEXT:
-        read, heads = asked.rows * asked.answer, asked.rows * asked.answer
-        written = 0.0
-    else:
-        talk = min(asked.answer, asked.longest_answer) if candidate else asked.longest_answer
-        written = _written(load, asked.rows, talk, asked.prompt)
-    reading = forward(load, shape.body, read, shape.layers, asked.prompt + asked.answer) + 2.0 * shape.head * heads
+        prompts = 0.0
+    written = 0.0 if load.card.task is TaskKind.TEXT else _written(load, asked.rows, talk, asked.prompt)
+    context = asked.prompt + asked.answer
+    begun = (shape.tail, shape.trained_layers) if candidate else (shape.body, shape.layers)
+    reading = forward(load, begun[0], prompts, begun[1], context) + 2.0 * shape.head * heads
+    reading += forward(load, shape.body, more, shape.layers, context)
     guards = 2.0 * shape.body * load.card.guard_tokens
-    return Work(read=reading + guards, thin=2.0 * adapter * read, write=written)
+    return Work(read=reading + guards, thin=2.0 * adapter * (prompts + more), write=written)
 
 
 def judging(load: Load) -> Work:
@@ -247,11 +245,11 @@ def baselines(load: Load) -> Work:
     work = Work()
     if Baseline.PROMPT in load.evaluation.baselines:
         ahead = shared + PROMPT_EXAMPLES * example
-        rows = _affordable(load, asked, asked.prompt)
+        rows = _affordable(load, asked, question + ahead / max(1.0, asked.rows))
         work += _asked(load, rows, ahead + rows * question, ahead + question)
     if Baseline.RETRIEVAL in load.evaluation.baselines:
         own = question + RETRIEVED_EXAMPLES * example
-        rows = _affordable(load, asked, shared + own)
+        rows = _affordable(load, asked, own + shared / max(1.0, asked.rows))
         work += _asked(load, rows, shared + rows * own, shared + own)
     return work
 

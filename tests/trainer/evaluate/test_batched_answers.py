@@ -12,7 +12,7 @@ import transformers
 
 from tests.support import tiny_models
 from topcoat_trainer import prefix
-from topcoat_trainer.evaluate import choice, generate, prompt, score
+from topcoat_trainer.evaluate import choice, generate, prompt, reading, score
 from topcoat_trainer.example import Example, TokenRow
 
 VOCABULARY = 250
@@ -51,7 +51,7 @@ def alone(model: Any, ids: list[int], limit: int) -> list[int]:
 @pytest.mark.parametrize("shared", [0, 9, 30])
 def test_batched_greedy_answers_are_those_of_single_rows(model: Any, shared: int) -> None:
     rows = prompts(shared)
-    plan = prompt.plan_for(model, rows)
+    plan = reading.plan_for(model, rows)
     assert plan.padded
     found = generate.generate(model, rows, generate.Stop(ENDS, 8), plan)
     assert found == [alone(model, row, 8) for row in rows]

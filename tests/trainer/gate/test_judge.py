@@ -18,11 +18,12 @@ from topcoat.api.method import Method
 from topcoat.api.promotion import Against, Promotion, Requirement, Verdict
 from topcoat.api.report import EvaluationReport, Score
 from topcoat.api.run import ServingVersion
-from topcoat_trainer import files
+from topcoat_trainer import files, layers
+from topcoat_trainer import tree as trees
 from topcoat_trainer.errors import Diverged, UserInputError
-from topcoat_trainer.evaluate import score
+from topcoat_trainer.evaluate import reading, score
 from topcoat_trainer.example import Example, Message
-from topcoat_trainer.gate import answer_file, exam, judge
+from topcoat_trainer.gate import answer_file, baseline, exam, judge
 from topcoat_trainer.gate.judge import GuardRows, Trial
 from topcoat_trainer.model import BaseModel
 
@@ -133,11 +134,11 @@ def test_a_finished_subject_is_never_asked_again(
     sat: list[int] = []
     original = exam.sit
 
-    def sit(model: Any, tokenizer: Any, asked: Any, share: Any) -> Any:
+    def sit(*asked: Any) -> Any:
         sat.append(len(sat))
         if len(sat) == 2:
             raise KeyboardInterrupt
-        return original(model, tokenizer, asked, share)
+        return original(*asked)
 
     monkeypatch.setattr(exam, "sit", sit)
     with pytest.raises(KeyboardInterrupt):
@@ -150,6 +151,69 @@ def test_a_finished_subject_is_never_asked_again(
     assert first.model_dump(exclude=timeless) == again.model_dump(exclude=timeless)
     judge.judge(trial(candidate=made.bad), trials.story())
     assert len(sat) == 6  # only the new candidate
+
+
+def test_the_frozen_layers_read_the_held_out_rows_once_for_everybody(
+    made: Workshop, trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = trial(serving=serving(made.bad), evaluation=NO_BASELINES)
+    prompts = [row.ids[: row.prompt_length] for row in judged.heldout]
+    whole: list[int] = []
+    passes = {0: 0, 4: 0}
+
+    def count(layer: int) -> Any:
+        def seen(_: Any, arguments: Any, options: Any) -> None:
+            hidden = arguments[0] if arguments else options["hidden_states"]
+            if hidden.shape[1] == whole[0]:
+                passes[layer] += 1
+
+        return seen
+
+    whole.append(trees.grow(prompts).tokens)
+    stack = layers.stack(made.base.model)
+    handles = [stack[layer].register_forward_pre_hook(count(layer), with_kwargs=True) for layer in passes]
+    report = judge.judge(judged, trials.story())
+    for handle in handles:
+        handle.remove()
+    assert passes == {0: 1, 4: 3}
+
+    def none(*_: Any) -> None:
+        return None
+
+    monkeypatch.setattr(reading, "frozen_or_none", none)
+    files.remove_tree(judged.ledger)
+    apart = judge.judge(judged, trials.story())
+    timeless = {"costs", "scores", "holdout_uses"}
+    assert report.model_dump(exclude=timeless) == apart.model_dump(exclude=timeless)
+
+
+def test_a_cut_answer_gives_every_score_that_a_whole_one_gives(
+    made: Workshop, trial: Callable[..., Trial], tmp_path: Path
+) -> None:
+    asked = Evaluation(baselines=(), metrics=(Metric(name=MetricName.ACCURACY), Metric(name=MetricName.F1)))
+    cut = judge.judge(trial(evaluation=asked), trials.story())
+    lines = [json.loads(line) for line in (made.good / answer_file.NAME).read_text().splitlines()]
+    more = Metric(name=MetricName.ROUGE_L)
+    whole = judge.judge(
+        trial(evaluation=asked.model_copy(update={"metrics": (*asked.metrics, more)}), ledger=tmp_path / "other"),
+        trials.story(),
+    )
+    others = [json.loads(line) for line in (made.good / answer_file.NAME).read_text().splitlines()]
+    spoken = [sum(len(line["answers"]["base"]["text"]) for line in told) for told in (lines, others)]
+    assert spoken[0] < spoken[1] / 2
+    for name in ("Accuracy", "F1"):
+        assert {k: v.value for k, v in rows(cut, name).items()} == {k: v.value for k, v in rows(whole, name).items()}
+    assert rows(cut, "Accuracy")["candidate free"].value > 0.9
+
+
+def test_a_dear_baseline_is_asked_of_a_sample_and_says_of_how_many(
+    trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baseline, "TOKENS_ON_CPU", 2000)
+    table = rows(judge.judge(trial(), trials.story()), "Accuracy")
+    # All prompts begin with the same examples, which are computed once; similar examples are each row's own.
+    assert table["prompt"].samples == table["candidate"].samples == 80
+    assert baseline.ROWS_AT_LEAST <= table["retrieval"].samples < 80
 
 
 def test_held_out_rows_count_how_many_candidates_they_judged(made: Workshop, trial: Callable[..., Trial]) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from topcoat_trainer.evaluate import prompt
-from topcoat_trainer.evaluate.prompt import Plan, Prompted
+from topcoat_trainer.evaluate import reading
+from topcoat_trainer.evaluate.prompt import Asked, Plan
 from topcoat_trainer.prefix import Ids
 
-PAIR_TOKENS = 4096
+PAIRS = 128
 
 
 @dataclass(slots=True)
@@ -50,14 +50,14 @@ def choose(model: Any, prompts: Sequence[Ids], labels: Labels, plan: Plan | None
     choices: list[Choice] = [Choice(0, {}) for _ in prompts]
     if not prompts:
         return choices
-    for batch in prompt.read(model, prompts, plan or prompt.plan_for(model, prompts)):
+    for batch in reading.read(model, prompts, plan or reading.plan_for(model, prompts)):
         for row, choice in zip(batch.rows, chosen(model, batch, labels), strict=True):
             choices[row] = choice
     return choices
 
 
 @torch.inference_mode()
-def chosen(model: Any, batch: Prompted, labels: Labels) -> list[Choice]:
+def chosen(model: Any, batch: Asked, labels: Labels) -> list[Choice]:
     """The choices of one batch, whose cache stays as it was."""
     firsts = torch.tensor([ids[0] for ids in labels.ids], device=batch.logits.device)
     bounds = batch.logits.log_softmax(dim=-1)[:, firsts].tolist()
@@ -68,8 +68,17 @@ def chosen(model: Any, batch: Prompted, labels: Labels) -> list[Choice]:
     while wave := [(i, label) for i, label in wave if label not in known[i]]:
         for (i, label), rest in zip(wave, _rests(model, batch, wave, labels), strict=True):
             known[i][label] = bounds[i][label] + rest
-        wave = [(i, label) for i, row in enumerate(bounds) for label in _next_rival(row, known[i])]
+        wave = [(i, label) for i, row in enumerate(bounds) for label in _rivals(row, known[i])]
     return [Choice(max(scores, key=lambda label: (scores[label], -label)), scores) for scores in known]
+
+
+@torch.inference_mode()
+def whole(model: Any, batch: Asked, texts: Sequence[Ids]) -> list[float]:
+    """Log-likelihood of a text of its own after each row of the batch, which stays as it was."""
+    firsts = torch.tensor([text[0] for text in texts], device=batch.logits.device)
+    begun = batch.logits.log_softmax(dim=-1).gather(-1, firsts[:, None])[:, 0].double().tolist()
+    rest = batch.likelihoods(model, range(len(texts)), texts)
+    return [one + other for one, other in zip(begun, rest, strict=True)]
 
 
 def _first_guesses(row: int, bounds: Sequence[float], labels: Labels) -> list[int]:
@@ -80,37 +89,21 @@ def _first_guesses(row: int, bounds: Sequence[float], labels: Labels) -> list[in
     return [best] if wanted is None or wanted == best else [best, wanted]
 
 
-def _next_rival(bounds: Sequence[float], known: dict[int, float]) -> list[int]:
-    """The most promising label that may still win, judged by its first token alone: mostly there is none."""
+def _rivals(bounds: Sequence[float], known: dict[int, float]) -> list[int]:
+    """The labels that may still win, judged by their first tokens alone; read together, since passes cost more than
+    tokens.
+    """
     best = max(known.values(), default=-math.inf)
-    rivals = [label for label, bound in enumerate(bounds) if label not in known and bound >= best]
-    return [max(rivals, key=bounds.__getitem__)] if rivals else []
+    return [label for label, bound in enumerate(bounds) if label not in known and bound >= best]
 
 
-def _rests(model: Any, batch: Prompted, pairs: Sequence[tuple[int, int]], labels: Labels) -> list[float]:
+def _rests(model: Any, batch: Asked, pairs: Sequence[tuple[int, int]], labels: Labels) -> list[float]:
     """Log-likelihood of each pair's label tokens after the first."""
     order = sorted(range(len(pairs)), key=lambda k: (len(labels.ids[pairs[k][1]]), pairs[k]))
     found = [0.0] * len(pairs)
-    width = int(batch.lengths.max()) + max(len(ids) for ids in labels.ids)
-    size = max(1, PAIR_TOKENS // width)
-    for start in range(0, len(order), size):
-        part = order[start : start + size]
-        for k, rest in zip(part, _pair_rests(model, batch, [pairs[k] for k in part], labels), strict=True):
+    for start in range(0, len(order), PAIRS):
+        part = order[start : start + PAIRS]
+        texts = [labels.ids[pairs[k][1]] for k in part]
+        for k, rest in zip(part, batch.likelihoods(model, [pairs[k][0] for k in part], texts), strict=True):
             found[k] = rest
     return found
-
-
-def _pair_rests(model: Any, batch: Prompted, pairs: Sequence[tuple[int, int]], labels: Labels) -> list[float]:
-    texts = [labels.ids[label] for _, label in pairs]
-    width = max(len(text) for text in texts) - 1
-    device = batch.logits.device
-    ids = torch.tensor([[*text[:-1], *[0] * (width + 1 - len(text))] for text in texts], device=device)
-    targets = torch.tensor([[*text[1:], *[-1] * (width + 1 - len(text))] for text in texts], device=device)
-    rows = batch.take([i for i, _ in pairs])
-    positions = rows.lengths[:, None] + torch.arange(width, device=device)[None, :]
-    if rows.mask is not None:
-        rows.mask = torch.cat([rows.mask, rows.mask.new_ones(len(pairs), width)], dim=1)
-    logits = prompt.step(model, rows, ids, positions, keep=width)
-    picked = logits.gather(-1, targets.clamp(min=0)[..., None])[..., 0] - logits.logsumexp(dim=-1)
-    sums: list[float] = picked.masked_fill(targets < 0, 0).double().sum(dim=1).tolist()
-    return sums

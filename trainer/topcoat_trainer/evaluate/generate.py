@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from topcoat_trainer.evaluate import prompt
-from topcoat_trainer.evaluate.prompt import Plan, Prompted
+from topcoat_trainer.evaluate import reading
+from topcoat_trainer.evaluate.prompt import Asked, Plan
 from topcoat_trainer.prefix import Ids
 
 
@@ -37,21 +37,26 @@ def generate(model: Any, prompts: Sequence[Ids], stop: Stop, plan: Plan | None =
     answers: list[list[int]] = [[] for _ in prompts]
     if not prompts:
         return answers
-    for batch in prompt.read(model, prompts, plan or prompt.plan_for(model, prompts)):
+    for batch in reading.read(model, prompts, plan or reading.plan_for(model, prompts)):
         for row, answer in zip(list(batch.rows), continued(model, batch, stop), strict=True):
             answers[row] = answer
     return answers
 
 
 @torch.inference_mode()
-def continued(model: Any, batch: Prompted, stop: Stop) -> list[list[int]]:
-    """Answers of one batch, whose cache is used up. Rows that ended leave the batch once half of it has ended."""
+def continued(
+    model: Any, batch: Asked, stop: Stop, enough: Callable[[list[int]], bool] = lambda _: False
+) -> list[list[int]]:
+    """Answers of one batch, which is used up. Rows that ended leave it, where that costs something once half has.
+
+    An answer also ends after a token that makes it `enough`.
+    """
     answers: list[list[int]] = [[] for _ in batch.rows]
     active = list(range(len(batch.rows)))
     for count in range(1, stop.max_tokens + 1):
-        tokens = batch.logits.argmax(dim=-1)
+        tokens = batch.logits.argmax(dim=-1).tolist()
         running = []
-        for place, token in enumerate(tokens.tolist()):
+        for place, token in enumerate(tokens):
             i = active[place]
             if i < 0:
                 continue
@@ -59,18 +64,14 @@ def continued(model: Any, batch: Prompted, stop: Stop) -> list[list[int]]:
                 active[place] = -1
                 continue
             answers[i].append(token)
+            if enough(answers[i]):
+                active[place] = -1
+                continue
             running.append(place)
         if not running or count == stop.max_tokens:
             break
-        if len(running) <= len(active) // 2:
-            batch, tokens = batch.take(running), tokens[running]
-            active = [active[place] for place in running]
-        _advance(model, batch, tokens[:, None])
+        if not batch.thins and len(running) > len(active) // 2:
+            running = list(range(len(active)))
+        active = [active[place] for place in running]
+        batch = batch.followed(model, running, [tokens[place] for place in running])
     return answers
-
-
-def _advance(model: Any, batch: Prompted, tokens: torch.Tensor) -> None:
-    if batch.mask is not None:
-        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(tokens), 1)], dim=1)
-    batch.logits = prompt.step(model, batch, tokens, batch.lengths[:, None], keep=1)[:, -1]
-    batch.lengths = batch.lengths + 1

@@ -122,6 +122,17 @@ def label_or_none(answer: str, labels: Sequence[str]) -> str | None:
     return {normal(label): label for label in labels}.get(normal(answer))
 
 
+def letters(text: str) -> str:
+    """Letters and digits of an answer: what `normal` takes away is none of them."""
+    return "".join(sign for sign in text.casefold() if sign.isalnum())
+
+
+def may_become(answer: str, wanted: frozenset[str]) -> bool:
+    """Whether an answer that goes on may still be one of the wanted texts, whose `letters` are given."""
+    begun = letters(answer)
+    return any(one.startswith(begun) for one in wanted)
+
+
 def perplexity(loss: float) -> float:
     """E to the mean loss; infinite where that does not fit a number."""
     return math.exp(loss) if loss < 700 else math.inf

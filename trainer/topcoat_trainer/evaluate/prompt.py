@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers.cache_utils import Cache
 
 from topcoat_trainer import prefix as prefixes
+from topcoat_trainer.attention import Windows
 from topcoat_trainer.prefix import Ids, Prefix
 
 BATCH_ROWS = 64
@@ -23,12 +24,30 @@ BATCH_TOKENS = 6144
 TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 3e-1}
 
 
+class Asked(Protocol):
+    """A batch whose prompts are read. Row i is prompt `rows[i]`; `logits` predict its first answer token."""
+
+    rows: list[int]
+    logits: torch.Tensor
+    thins: bool
+    """Whether rows may leave at no cost."""
+
+    def likelihoods(self, model: Any, entries: Sequence[int], texts: Sequence[Ids], /) -> list[float]:
+        """After each entry's prompt, the log-likelihood of a text's tokens but the first. The batch stays as it was."""
+        ...
+
+    def followed(self, model: Any, entries: Sequence[int], tokens: Sequence[int], /) -> Asked:
+        """The chosen rows, each with one token more. This batch is used up."""
+        ...
+
+    def take(self, chosen: Sequence[int], /) -> Asked:
+        """A batch of the chosen rows of this one, repeats allowed; this one stays usable."""
+        ...
+
+
 @dataclass(slots=True)
 class Prompted:
-    """A batch whose prompts are read. Row i is prompt `rows[i]`; `logits` predict its first answer token.
-
-    What was read lies in the cache, or, without one, in `ids`.
-    """
+    """Rows padded on the left. What was read lies in the cache, or, without one, in `ids`."""
 
     rows: list[int]
     cache: Cache | None
@@ -36,9 +55,9 @@ class Prompted:
     lengths: torch.Tensor
     logits: torch.Tensor
     ids: torch.Tensor | None = None
+    thins: bool = False
 
     def take(self, chosen: Sequence[int]) -> Prompted:
-        """A batch of the chosen rows of this one, repeats allowed; this one stays usable."""
         index = torch.tensor(list(chosen), dtype=torch.long, device=self.logits.device)
         return Prompted(
             [self.rows[i] for i in chosen],
@@ -49,12 +68,37 @@ class Prompted:
             None if self.ids is None else self.ids[index],
         )
 
+    @torch.inference_mode()
+    def likelihoods(self, model: Any, entries: Sequence[int], texts: Sequence[Ids]) -> list[float]:
+        width = max(len(text) for text in texts) - 1
+        device = self.logits.device
+        ids = torch.tensor([[*text[:-1], *[0] * (width + 1 - len(text))] for text in texts], device=device)
+        targets = torch.tensor([[*text[1:], *[-1] * (width + 1 - len(text))] for text in texts], device=device)
+        rows = self.take(entries)
+        positions = rows.lengths[:, None] + torch.arange(width, device=device)[None, :]
+        if rows.mask is not None:
+            rows.mask = torch.cat([rows.mask, rows.mask.new_ones(len(entries), width)], dim=1)
+        logits = step(model, rows, ids, positions, keep=width)
+        picked = logits.gather(-1, targets.clamp(min=0)[..., None])[..., 0] - logits.logsumexp(dim=-1)
+        sums: list[float] = picked.masked_fill(targets < 0, 0).double().sum(dim=1).tolist()
+        return sums
+
+    @torch.inference_mode()
+    def followed(self, model: Any, entries: Sequence[int], tokens: Sequence[int]) -> Prompted:
+        batch = self if list(entries) == list(range(len(self.rows))) else self.take(entries)
+        ids = torch.tensor(list(tokens), device=self.logits.device)[:, None]
+        if batch.mask is not None:
+            batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(ids), 1)], dim=1)
+        batch.logits = step(model, batch, ids, batch.lengths[:, None], keep=1)[:, -1]
+        batch.lengths = batch.lengths + 1
+        return batch
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How prompts are batched. `padded` False: only rows of equal length share a batch, and no prefix is shared.
 
-    `cached` False: nothing is kept between steps.
+    `cached` False: nothing is kept between steps. `windows`: how far layers see, for rows in one line (reading.py).
     """
 
     padded: bool = True
@@ -62,6 +106,7 @@ class Plan:
     cached: bool = True
     rows: int = BATCH_ROWS
     tokens: int = BATCH_TOKENS
+    windows: Windows | None = None
 
 
 def batches(lengths: Sequence[int], plan: Plan) -> list[list[int]]:

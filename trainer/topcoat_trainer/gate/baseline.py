@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from topcoat.api.report import TaskKind
+from topcoat_trainer import tree as trees
 from topcoat_trainer.example import Example, Message
 from topcoat_trainer.gate import neighbour
 from topcoat_trainer.gate.exam import Answers, Exam
@@ -18,9 +19,9 @@ from topcoat_trainer.render import Renderer
 
 PROMPT_EXAMPLES = 24
 RETRIEVED_EXAMPLES = 8
-# Prompt tokens that a baseline may read on a CPU (two to three minutes with a model of 135M parameters): beyond it,
-# fewer rows are asked, and the score table shows how many.
-TOKENS_ON_CPU = 80_000
+# Tokens that a baseline may compute on a CPU, what its prompts share counted once (half a minute on two cores with a
+# model of 135M parameters): beyond it, a seeded sample of the rows is asked, and the score table shows how many.
+TOKENS_ON_CPU = 16_000
 FREE_ROWS = 64
 ROWS_AT_LEAST = 50
 
@@ -83,8 +84,7 @@ def prompted(material: Material) -> tuple[Exam, list[str]]:
     if not shots:
         raise NotApplicableError("not one example fits into the model's context beside the longest prompt")
     note = f"{len(shots)} training examples in the prompt, the same for all"
-    shared = len(prompts[0]) - len(material.exam.prompts[0])
-    return _affordable(material, prompts, shared), [note]
+    return _affordable(material, prompts), [note]
 
 
 def retrieved(material: Material) -> tuple[Exam, list[str]]:
@@ -107,7 +107,7 @@ def retrieved(material: Material) -> tuple[Exam, list[str]]:
             raise NotApplicableError("not one example fits into the model's context beside the longest prompt")
         prompts.append(made)
     note = f"the {RETRIEVED_EXAMPLES} most similar training rows (TF-IDF) in the prompt, the most similar last"
-    return _affordable(material, prompts, 0), [note]
+    return _affordable(material, prompts), [note]
 
 
 def _balanced(train: Sequence[Example], count: int, seed: int) -> list[Example]:
@@ -132,13 +132,13 @@ def _with_examples(renderer: Renderer, shots: Sequence[Example], row: Example) -
     return renderer.prompt((*system, *turns, *(turn for turn in row.prompt if turn.role != "system")))
 
 
-def _affordable(material: Material, prompts: Sequence[Sequence[int]], shared: int) -> Exam:
+def _affordable(material: Material, prompts: Sequence[Sequence[int]]) -> Exam:
     """The exam with these prompts, on fewer rows where all would take too long. Classification is only constrained."""
     choosing = material.exam.kind is TaskKind.CLASSIFICATION
     asked = material.exam if choosing else material.exam.part(material.exam.free)
     count = len(asked.rows)
     if material.on_cpu:
-        own = sum(len(prompt) - shared for prompt in prompts) / len(prompts)
+        own = trees.grow(prompts).tokens / len(prompts)
         count = min(count, max(ROWS_AT_LEAST, int(TOKENS_ON_CPU / max(own, 1.0))))
     if not choosing:
         count = min(count, FREE_ROWS)

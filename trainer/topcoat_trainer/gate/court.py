@@ -6,6 +6,7 @@ so a kill costs one subject at most. Compares nothing.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -13,18 +14,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 from topcoat.api.dataset import Guard
-from topcoat.api.evaluation import Baseline, Evaluation
+from topcoat.api.evaluation import Baseline, Evaluation, MetricName
 from topcoat.api.promotion import Promotion
 from topcoat.api.report import StageCost, TaskKind
 from topcoat.api.run import ServingVersion
-from topcoat_trainer import adapter
+from topcoat_trainer import adapter, devices
 from topcoat_trainer.errors import BaseModelError
-from topcoat_trainer.evaluate import generate
+from topcoat_trainer.evaluate import generate, reading
 from topcoat_trainer.example import Example, TokenRow
-from topcoat_trainer.gate import baseline, exam, ledger
+from topcoat_trainer.gate import baseline, exam, ledger, requirement
 from topcoat_trainer.gate.exam import Answers, Exam
 from topcoat_trainer.gate.table import Heldout
 from topcoat_trainer.model import BaseModel
@@ -32,6 +34,8 @@ from topcoat_trainer.render import Renderer
 from topcoat_trainer.task import Task
 
 UNBOUNDED_CONTEXT_TOKENS = 1 << 20
+# Of the memory that is free, what the frozen layers' states may take.
+SHARE_OF_MEMORY = 0.25
 BASELINE_SUBJECTS = {Baseline.CLASSIFIER: "classifier", Baseline.PROMPT: "prompt", Baseline.RETRIEVAL: "retrieval"}
 
 # Who sits the exam now, and how much of the whole is done (0 to 1).
@@ -113,7 +117,8 @@ class Court:
         rows = _chosen(trial)
         labels = sorted({*trial.task.labels, *(row.example.label or "" for row in rows)} - {""})
         forms = exam.forms(trial.train, labels) if trial.task.kind is TaskKind.CLASSIFICATION else {}
-        self.exam = exam.exam(trial.renderer, rows, trial.task.kind, forms, self.limit)
+        made = exam.exam(trial.renderer, rows, trial.task.kind, forms, self.limit)
+        self.exam = replace(made, brief=exam.may_be_brief(made, _measures(trial)))
         facts = {
             "base": trial.base.digest,
             "dtype": str(model.dtype),
@@ -121,6 +126,7 @@ class Court:
             "transformers": transformers.__version__,
         }
         self.ledger = ledger.Ledger(trial.ledger, facts)
+        self._way: exam.Way | None = None
         self._done, self._whole = 0.0, 1.0
 
     @property
@@ -146,6 +152,7 @@ class Court:
                 if subject != "serving":
                     raise
                 found.missing[subject] = f"the serving version cannot be scored here: {error.message}"
+        self._forget()
         found.costs.append(_cost("evaluate", began, cpu))
         began, cpu = time.perf_counter(), time.process_time()
         for subject, (asked, notes) in exams.items():
@@ -178,18 +185,48 @@ class Court:
                 found.missing[subject] = str(error)
         return exams
 
+    def _forget(self) -> None:
+        if self._way is not None and self._way.frozen is not None:
+            self._way.frozen.forget()
+
+    def _how(self, asked: Exam) -> exam.Way:
+        """How prompts are read: tried once, with the base model's weights, and then the same for everybody.
+
+        What the frozen layers make of the held-out rows is kept for those who come later.
+        """
+        if self._way is None:
+            with adapter.using(self.trial.base, None) as model:
+                plan = reading.plan_for(model, self.exam.prompts)
+                first, limit = self._first_trained(), int(SHARE_OF_MEMORY * _available_bytes(model))
+                frozen = reading.frozen_or_none(model, self.exam.prompts, plan, first, limit)
+                self._way = exam.Way(plan, frozen)
+        return self._way if asked is self.exam else exam.Way(self._way.plan)
+
+    def _first_trained(self) -> int:
+        """The lowest layer that is another one in any of the subjects."""
+        folders = [self.trial.candidate]
+        if self.trial.serving is not None:
+            folders.append(Path(self.trial.serving.path))
+        found = []
+        for folder in folders:
+            with contextlib.suppress(BaseModelError):  # it will not be scored
+                found.append(adapter.check(folder, self.trial.base).layers[0])
+        return min(found)
+
     def sit(self, subject: str, asked: Exam, folder: Path | None) -> Answers:
         """The subject's answers, from the ledger where it has sat this very exam before."""
         effort = _effort(asked)
         artifact = ledger.artifact_digest(folder)
         answers = self.ledger.find(asked, artifact)
         if answers is None:
+            way = self._how(asked) if asked.prompts and asked.kind is not TaskKind.TEXT else None
             with adapter.using(self.trial.base, folder) as model:
                 answers = exam.sit(
                     model,
                     self.trial.base.tokenizer,
                     asked,
                     lambda share: self.say(subject, min(1.0, (self._done + share * effort) / self._whole)),
+                    way,
                 )
             self.ledger.keep(asked, artifact, answers)
         self._done += effort
@@ -203,6 +240,19 @@ class Court:
         heldout = Heldout(kind, tuple(row.example for row in suite.rows), (), self.trial.evaluation.seed)
         subject = f"guard {suite.guard.name}"
         return heldout, self.sit(subject, asked, None), self.sit(subject, asked, self.trial.candidate)
+
+
+def _measures(trial: Trial) -> set[MetricName]:
+    """All that anybody's answers are measured by."""
+    wanted = requirement.wanted(trial.evaluation, trial.promotion, trial.task.kind, serves=True)
+    return {*wanted.metrics, *(asked.metric for asked in wanted.requirements)}
+
+
+def _available_bytes(model: Any) -> int:
+    """Memory that is free where the model computes."""
+    if model.device.type == "cuda":
+        return int(torch.cuda.mem_get_info(model.device)[0])
+    return devices.available_bytes()
 
 
 def _effort(asked: Exam) -> float:

@@ -7,17 +7,19 @@ Decides nothing. A subject's answers are plain data, so that they can be kept an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
+from topcoat.api.evaluation import MetricName
 from topcoat.api.report import TaskKind
 from topcoat_trainer.errors import Diverged
-from topcoat_trainer.evaluate import choice, generate, prompt, score
+from topcoat_trainer.evaluate import choice, generate, metric, reading, score
+from topcoat_trainer.evaluate.frozen import Frozen
 from topcoat_trainer.evaluate.generate import Stop
-from topcoat_trainer.evaluate.prompt import Plan, Prompted
+from topcoat_trainer.evaluate.prompt import Asked, Plan
 from topcoat_trainer.example import Example, TokenRow
 from topcoat_trainer.render import Renderer
 
@@ -34,7 +36,8 @@ class Exam:
     """Rows and the prompts that are asked.
 
     `free`: places of the rows answered freely. `scored`: whether the loss of the rows as they stand is wanted; it
-    means nothing beside other prompts (classification takes it anyway).
+    means nothing beside other prompts (classification takes it anyway). `brief`: a free answer ends where it can no
+    longer be a label or a right answer, since no measure asks how wrong it is.
     """
 
     kind: TaskKind
@@ -45,6 +48,7 @@ class Exam:
     stop: Stop
     free: tuple[int, ...]
     scored: bool = True
+    brief: bool = False
 
     def part(self, places: Sequence[int], prompts: Sequence[Sequence[int]] | None = None) -> Exam:
         """The same exam on some of the rows, with other prompts if given."""
@@ -143,18 +147,29 @@ def label_ids(renderer: Renderer, example: Example, answers: Sequence[str]) -> L
     return tuple(row.ids[row.prompt_length :] for row in rows)
 
 
-def sit(model: Any, tokenizer: Any, asked: Exam, share: Share = lambda _: None) -> Answers:
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How prompts are read, the same for all subjects. `frozen`: what is kept of the layers that all of them share."""
+
+    plan: Plan
+    frozen: Frozen | None = None
+
+
+def sit(model: Any, tokenizer: Any, asked: Exam, share: Share = lambda _: None, way: Way | None = None) -> Answers:
     """All answers of the subject whose weights the model has now."""
     tokens = sum(map(len, asked.prompts)) / max(len(asked.prompts), 1)
     answers = Answers([row.example.row for row in asked.rows], round(tokens, 1))
     clock = Clock(model.device.type)
-    if asked.kind is TaskKind.CLASSIFICATION:
-        _classify(model, tokenizer, asked, answers, (clock, share))
-    else:
-        answers.losses = score.losses(model, asked.rows) if asked.scored else []
+    if asked.kind is TaskKind.TEXT:
+        answers.losses = score.losses(model, asked.rows)
         clock.spent_on("loss")
-        share(0.5)
-        _write(model, tokenizer, asked, answers, (clock, share))
+    elif asked.rows:
+        way = way or Way(reading.plan_for(model, asked.prompts))
+        if not way.plan.padded:
+            answers.notes.append("scored without padding and without a shared prefix: this model bears neither")
+        sitting = _Sitting(model, tokenizer, asked, answers, clock, share)
+        (_classify if asked.kind is TaskKind.CLASSIFICATION else _write)(sitting, way)
+        answers.free = dict(sorted(answers.free.items()))
     answers.seconds = {name: round(value, 3) for name, value in clock.seconds.items()}
     broken = [row for row, loss in zip(answers.rows, answers.losses, strict=False) if not _is_finite(loss)]
     if broken:
@@ -166,66 +181,96 @@ def _is_finite(loss: float) -> bool:
     return abs(loss) < float("inf")
 
 
-def plan(model: Any, prompts: Sequence[Sequence[int]], answers: Answers) -> Plan:
-    """How prompts are batched; where the model bears no padding, the notes say so."""
-    made = prompt.plan_for(model, prompts)
-    if not made.padded:
-        answers.notes.append("scored without padding and without a shared prefix: this model bears neither")
-    return made
+@dataclass(slots=True)
+class _Sitting:
+    """One subject at its exam."""
 
+    model: Any
+    tokenizer: Any
+    asked: Exam
+    answers: Answers
+    clock: Clock
+    share: Share
 
-def _write(model: Any, tokenizer: Any, asked: Exam, answers: Answers, watch: tuple[Clock, Share]) -> None:
-    """Free answers only."""
-    clock, share = watch
-    if not asked.free:
-        return
-    prompts = [asked.prompts[place] for place in asked.free]
-    done = 0
-    for batch in prompt.read(model, prompts, plan(model, prompts, answers)):
+    def free(self, batch: Asked, places: Sequence[int]) -> None:
+        """Free answers of the rows that are asked for one. `places`: of each prompt among all. Uses the batch up."""
+        wanted = set(self.asked.free)
+        chosen = [i for i, row in enumerate(batch.rows) if places[row] in wanted]
+        if not chosen:
+            return
+        batch = batch if len(chosen) == len(batch.rows) else batch.take(chosen)
         rows = list(batch.rows)
-        clock.spent_on("read")
-        for row, ids in zip(rows, generate.continued(model, batch, asked.stop), strict=True):
-            answers.free[asked.free[row]] = tokenizer.decode(ids, skip_special_tokens=True)
-        clock.spent_on("free")
-        done += len(rows)
-        share(0.5 + 0.5 * done / len(prompts))
-    answers.free = dict(sorted(answers.free.items()))
+        said = generate.continued(self.model, batch, self.asked.stop, self._enough())
+        for row, ids in zip(rows, said, strict=True):
+            self.answers.free[places[row]] = self.tokenizer.decode(ids, skip_special_tokens=True)
+        self.clock.spent_on("free")
+
+    def _enough(self) -> Callable[[list[int]], bool]:
+        """Whether an answer is surely wrong already. What was wrong once stays wrong."""
+        if not self.asked.brief:
+            return lambda _: False
+        texts = {*self.asked.labels, *(row.example.completion for row in self.asked.rows)}
+        wanted = frozenset(map(metric.letters, texts))
+        return lambda ids: not metric.may_become(self.tokenizer.decode(ids, skip_special_tokens=True), wanted)
 
 
-def _classify(model: Any, tokenizer: Any, asked: Exam, answers: Answers, watch: tuple[Clock, Share]) -> None:
+def may_be_brief(asked: Exam, metrics: Collection[MetricName]) -> bool:
+    """Whether no measure tells one wrong free answer from another. Equal JSON objects need not begin alike."""
+    told = {MetricName.ACCURACY, MetricName.F1, MetricName.EXACT_MATCH, MetricName.LOSS, MetricName.PERPLEXITY}
+    texts = {*asked.labels, *(row.example.completion for row in asked.rows)}
+    plain = all(metric.json_object_or_none(text) is None for text in texts)
+    return asked.kind is TaskKind.CLASSIFICATION and plain and told.issuperset(metrics)
+
+
+def _write(sitting: _Sitting, way: Way) -> None:
+    """Free answers, and the loss of the right ones: from one reading where a loss speaks of the answer alone."""
+    asked, model, answers = sitting.asked, sitting.model, sitting.answers
+    together = asked.scored and way.plan.windows is not None and all(map(_answer_only, asked.rows))
+    if asked.scored and not together:
+        answers.losses = score.losses(model, asked.rows)
+        sitting.clock.spent_on("loss")
+        sitting.share(0.5)
+    places = range(len(asked.rows)) if together else asked.free
+    answers.losses = [0.0] * len(asked.rows) if together else answers.losses
+    done = 0
+    prompts = [asked.prompts[place] for place in places]
+    for batch in reading.read(model, prompts, way.plan, way.frozen) if prompts else ():
+        sitting.clock.spent_on("read")
+        if together:
+            texts = [asked.rows[row].ids[asked.rows[row].prompt_length :] for row in batch.rows]
+            for row, text, found in zip(batch.rows, texts, choice.whole(model, batch, texts), strict=True):
+                answers.losses[row] = -found / len(text)
+            sitting.clock.spent_on("loss")
+        done += len(batch.rows)
+        sitting.free(batch, places)
+        before = 0.5 if asked.scored and not together else 0.0
+        sitting.share(before + (1 - before) * done / len(prompts))
+
+
+def _answer_only(row: TokenRow) -> bool:
+    """Whether just the answer is learnt, all of it."""
+    return row.prompt_length > 0 and [*map(bool, row.trained)] == [i >= row.prompt_length for i in range(len(row.ids))]
+
+
+def _classify(sitting: _Sitting, way: Way) -> None:
     """Choice, loss of the right label and free answer, all from one reading of each prompt."""
-    clock, share = watch
+    asked, model, answers = sitting.asked, sitting.model, sitting.answers
     count = len(asked.rows)
     answers.labels, answers.losses = [""] * count, [0.0] * count
-    how = plan(model, asked.prompts, answers)
     done = 0
     for ids, places in _by_label_ids(asked).items():
         prompts = [asked.prompts[place] for place in places]
         rights = tuple(asked.labels.index(asked.rows[place].example.label or "") for place in places)
-        for batch in prompt.read(model, prompts, how):
-            clock.spent_on("read")
+        for batch in reading.read(model, prompts, way.plan, way.frozen):
+            sitting.clock.spent_on("read")
             found = choice.chosen(model, batch, choice.Labels(ids, rights))
             for row, choosing in zip(batch.rows, found, strict=True):
                 answers.labels[places[row]] = asked.labels[choosing.label]
                 answers.losses[places[row]] = -choosing.scores[rights[row]] / len(ids[rights[row]])
-            clock.spent_on("choose")
+            sitting.clock.spent_on("choose")
             done += len(batch.rows)
-            _write_part(model, tokenizer, (asked, answers, places), batch)
-            clock.spent_on("free")
-            share(done / count)
-    answers.free = dict(sorted(answers.free.items()))
-
-
-def _write_part(model: Any, tokenizer: Any, part: tuple[Exam, Answers, list[int]], batch: Prompted) -> None:
-    asked, answers, places = part
-    wanted = set(asked.free)
-    chosen = [i for i, row in enumerate(batch.rows) if places[row] in wanted]
-    if not chosen:
-        return
-    batch = batch if len(chosen) == len(batch.rows) else batch.take(chosen)
-    rows = list(batch.rows)
-    for row, ids in zip(rows, generate.continued(model, batch, asked.stop), strict=True):
-        answers.free[places[row]] = tokenizer.decode(ids, skip_special_tokens=True)
+            sitting.free(batch, places)
+            sitting.share(done / count)
 
 
 def _by_label_ids(asked: Exam) -> dict[LabelIds, list[int]]:

@@ -42,6 +42,7 @@ def exam_digest(asked: Exam) -> str:
                 "maxTokens": asked.stop.max_tokens,
                 "free": asked.free,
                 "scored": asked.scored,
+                "brief": asked.brief,
             }
         )
     )
