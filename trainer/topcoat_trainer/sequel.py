@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from topcoat_trainer import tree as trees
+
 GROWTH = 1.25
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -115,8 +117,5 @@ def sequel(pasts: Sequence[Sequence[int]], width: int, *, keep: bool, device: to
 
 def _agreement(pasts: Sequence[Sequence[int]]) -> int:
     """Places that all begin with."""
-    first, last = min(pasts), max(pasts)
-    for place, (one, other) in enumerate(zip(first, last, strict=False)):
-        if one != other:
-            return place
-    return min(len(first), len(last))
+    rows = [tuple(past) for past in pasts]
+    return trees.agreement(min(rows), max(rows))
