@@ -201,8 +201,8 @@ def _after(
     shares = scores.softmax(dim=-1).to(query.dtype)
     found = shares[..., shared:] @ each[1]
     found += (shares[..., :shared].reshape(groups, count * lines, shared) @ common[1]).view_as(found)
-    found = found.view(groups, count, heads // groups, width, -1).permute(1, 3, 0, 2, 4)
-    return found.reshape(count * width, heads, -1)
+    out: torch.Tensor = found.view(groups, count, heads // groups, width, -1).permute(1, 3, 0, 2, 4)
+    return out.reshape(count * width, heads, -1)
 
 
 AttentionInterface.register(NAME, _attention)
