@@ -317,7 +317,7 @@ UNFIT: dict[str, Unfit] = {
     "xlnet": Unfit(
         {"d_model": HIDDEN, "n_layer": LAYERS, "n_head": 4, "d_inner": 48},
         "tokens are the first axis of the hidden state",
-        "this family cannot be split",
+        "self-check failed",
     ),
     "openai-gpt": Unfit(GPT, "layers answer with lists", "meet a batch of"),
     "zaya": Unfit(
@@ -359,7 +359,6 @@ UNFIT: dict[str, Unfit] = {
         "this family cannot be split",
     ),
     "longcat_flash": Unfit(LATENT, "each layer is two", "0 lists of 4 layers"),
-    "bert": Unfit({**PLAIN}, "rows see what follows, so they see the filling", "influence one another"),
     "gemma4_text": Unfit(
         {**KINDS["gemma4_text"], "num_kv_shared_layers": 2},
         "last layers use the keys and values of earlier ones",

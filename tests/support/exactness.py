@@ -71,7 +71,8 @@ class Trial:
         # Weights that train in full are kept in FP32 and computed with in the run's precision, as the product does.
         model = architectures.make(name, torch.float32 if kind == "Full" else dtype)
         self.dtype = dtype
-        self.packing = packs(name, model.dtype)
+        # In half precision rounding would hide what a state carries from row to row.
+        self.packing = packs(name, torch.float32)
         base = BaseModel(model, tiny_models.tokenizer(), cast("Any", None), "cpu", model.dtype)
         self.tail = adapter.attach(base, METHODS[kind], edge(model), 1)
         self.halves = Halves(model, self.tail.boundary)

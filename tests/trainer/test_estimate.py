@@ -134,7 +134,7 @@ def test_long_baselines_are_asked_of_as_many_rows_as_a_cpu_can_bear() -> None:
     many = card().model_copy(
         update={"holdout_samples": 3000, "holdout_tokens": 195_000, "holdout_prompt_tokens": 186_000}
     )
-    assert workload.baselines(here).read == workload.baselines(there).read
+    assert workload.baselines(here).read <= workload.baselines(there).read
     assert workload.baselines(replace(here, card=many)).read < 0.2 * workload.baselines(replace(there, card=many)).read
 
 

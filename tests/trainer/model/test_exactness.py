@@ -17,7 +17,7 @@ from tests.support.exactness import Trial
 from topcoat_trainer import batches, freeze, layers
 from topcoat_trainer.batches import Batch
 from topcoat_trainer.cache import check, states
-from topcoat_trainer.errors import BaseModelError
+from topcoat_trainer.errors import BaseModelError, UserInputError
 from topcoat_trainer.halves import Halves
 from topcoat_trainer.view import Kind, View
 
@@ -26,6 +26,8 @@ FEW = frozenset(
 )
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ROWS = exactness.rows(12)
+# Their layers share a block with frozen ones, so it cannot be trained alone.
+SHARED_WEIGHTS = {"zamba", "zamba2"}
 EVEN_ROWS = exactness.rows(8, length=16)
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -60,7 +62,12 @@ def test_training_from_kept_states_is_training_the_whole_model_bit_for_bit(name:
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("name", sorted(FEW))
 def test_the_same_holds_where_the_last_layers_train_in_full(name: str, precision: str) -> None:
-    steps, whole = uncached(name, "Full", precision)
+    try:
+        steps, whole = uncached(name, "Full", precision)
+    except UserInputError as error:
+        assert "share their weights" in error.message  # noqa: PT017  # refused, with the reason
+        assert name in SHARED_WEIGHTS
+        return
     trial = Trial(name, "Full", DTYPES[precision])
     kept = {id(batch): trial.capture(batch) for batch in steps}
     assert trial.bits(steps, lambda batch: trial.halves.injected(kept[id(batch)])) == whole

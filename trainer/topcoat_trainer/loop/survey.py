@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from topcoat.api.training import Training
-from topcoat_trainer import attention, batches, devices, head, layers, narrow
+from topcoat_trainer import attention, batches, devices, head, layers, narrow, prefix
 from topcoat_trainer.batches import Batch, Portion
 from topcoat_trainer.boundary import Boundary
 from topcoat_trainer.devices import Device
@@ -59,11 +59,23 @@ def _together(plain: View, rows: Sequence[TokenRow], notes: list[str]) -> View:
     if not why:
         return lined
     notes.append(f"what rows begin with in common is computed for each of them: {why}")
+    if _carries_state(plain.model):
+        # A trial in half precision is too coarse to see what such a state carries from row to row.
+        notes.append("rows are padded instead of packed: the model carries more than keys and values")
+        return plain
     why = batches.misfit(plain.model, rows, partial(_outputs, replace(plain, kind=Kind.PACKED)))
     if not why:
         return replace(plain, kind=Kind.PACKED)
     notes.append(f"rows are padded instead of packed: {why}")
     return plain
+
+
+def _carries_state(model: PreTrainedModel) -> bool:
+    """Whether more than keys and values goes from token to token."""
+    try:
+        return not prefix.has_only_attention(prefix.empty_cache(model))
+    except Exception:  # noqa: BLE001 (a model without such a cache is tried like any other)
+        return False
 
 
 def _outputs(way: View, batch: Batch) -> torch.Tensor:
