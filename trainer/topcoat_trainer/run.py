@@ -19,6 +19,7 @@ from topcoat.api.report import EvaluationReport, Outcome, PrepareReport, Termina
 from topcoat.api.run import RunFile
 from topcoat_trainer import entry, files, last_word, post, prepare, pulse, seal
 from topcoat_trainer import ranks as ranks_room
+from topcoat_trainer.cache.home import home
 from topcoat_trainer.diary import Diary
 from topcoat_trainer.errors import Corrupt, PeerLost, TrainerError
 from topcoat_trainer.loop.stop import Stop
@@ -130,7 +131,7 @@ def _tidy(job: Job) -> None:
     for path in [*(job.folder / name for name in names), *job.folder.glob("fill-*.bin")]:
         files.remove_tree(path)
     if not job.run.training.activation_cache.keep:
-        files.remove_tree(Path(job.run.paths.cache) / "activations" / f"{job.run.name}-{job.run.uid}")
+        files.remove_tree(home(job.run))
 
 
 @contextlib.contextmanager

@@ -20,7 +20,6 @@ from topcoat.api.dataset import Holdout
 from topcoat.api.method import Method, MethodType
 from topcoat.api.report import LayerTrial, PrepareReport, SweepTrial
 from topcoat.api.retrain import StartFrom
-from topcoat.api.run import RunFile
 from topcoat.api.training import Training
 from topcoat_trainer import adapter, devices, prepare, seal, source
 from topcoat_trainer import model as models
@@ -28,6 +27,7 @@ from topcoat_trainer import split as split_room
 from topcoat_trainer.adapter import Tail
 from topcoat_trainer.boundary import Boundary
 from topcoat_trainer.cache import opening
+from topcoat_trainer.cache.home import home
 from topcoat_trainer.cache.states import BoundaryCache
 from topcoat_trainer.data import dataset
 from topcoat_trainer.data.dataset import Assembled
@@ -279,17 +279,12 @@ def _request(job: Job, course: Course, material: Material, edges: Sequence[Bound
         dtype=course.dtype,
         available_bytes=devices.available_bytes(),
         limit_bytes=bytes_of(wishes.size_limit) if wishes.size_limit else None,
-        folder=activations(job.run),
+        folder=home(job.run),
         key=_cache_key(material, course),
         plan=job.folder / f"fill-{'-'.join(str(edge.first_trained) for edge in edges)}.bin",
         ranks=job.ranks,
         progress=partial(_filled, job),
     )
-
-
-def activations(run: RunFile) -> Path:
-    """Where a job's kept activations lie: as sensitive as its data, so no other job's are beside them."""
-    return Path(run.paths.cache) / "activations" / f"{run.name}-{run.uid}"
 
 
 def _cache_key(material: Material, course: Course) -> dict[str, str]:
