@@ -1,6 +1,6 @@
-"""`make bench-trainer`: fine-tuning of the last layers on a CPU. Ours, Hugging Face's Trainer with PEFT on all layers
-and on the same last ones, and TRL's SFTTrainer; the same rows, tokens, masks, schedule, precision and threads. Subjects
-live side by side, epochs go in turn.
+"""`make bench-trainer`: fine-tuning of the last layers on a CPU. Part `peers`: ours, Hugging Face's Trainer with PEFT
+on all layers and on the same last ones, and TRL's SFTTrainer; the same rows, tokens, masks, schedule, precision and
+threads; subjects live side by side, epochs go in turn. Part `runs`: a retrain, a sweep, a single epoch, as whole runs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.trainer import table
+from benchmarks.trainer import runs, table
 from benchmarks.trainer.figures import Course
 
 if TYPE_CHECKING:
@@ -26,11 +26,13 @@ epoch: the median of all but the first; 1, 3 and 10: whole runs from these. to l
 held-out loss. One step learns from 16 rows. TRL computes logits at labels only; "flat" joins a step's rows, the other
 fills them up."""
 SETS = ("claims", "headlines", "packed")
+PARTS = ("peers", "runs")
 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.trainer", description=__doc__)
     parser.add_argument("--model", type=Path, help="folder of a base model; without, the demo's is made")
+    parser.add_argument("--part", dest="parts", choices=PARTS, action="append", help="this part; may be said again")
     parser.add_argument("--set", dest="sets", choices=SETS, action="append", help="these rows; may be said again")
     parser.add_argument("--last-layers", type=int, action="append", help="that are trained (8, 15; headlines 4, 8, 15)")
     parser.add_argument("--rows", type=int, default=240, help="learnt from in an epoch")
@@ -51,13 +53,15 @@ def subjects() -> Mapping[str, tuple[str, bool]]:
     }  # fmt: skip
 
 
-def measure(asked: argparse.Namespace, folder: Path) -> list[Course]:
-    # Torch reads the number of threads when it is imported, here and in every subject.
-    os.environ["OMP_NUM_THREADS"] = str(asked.threads)
-    from benchmarks.trainer import rows
+def base_model(asked: argparse.Namespace, folder: Path) -> Path:
     from topcoat_trainer.demo import model as demo_model
 
-    path = asked.model or demo_model.make(folder / "model").path
+    return Path(asked.model) if asked.model else demo_model.make(folder / "model").path
+
+
+def peers(asked: argparse.Namespace, path: Path) -> list[Course]:
+    from benchmarks.trainer import rows
+
     found = []
     for name in asked.sets or SETS:
         data = rows.read(name, path, asked.rows, asked.heldout)
@@ -90,11 +94,22 @@ def side_by_side(asked: argparse.Namespace, path: Path, data: Rows, layers: int,
 
 def main() -> int:
     asked = options()
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(asked, Path(folder))
-    print(f"\n{table.table(found)}\n\n{NOTES}")
+    # Torch reads the number of threads when it is imported, here and in every subject.
+    os.environ["OMP_NUM_THREADS"] = str(asked.threads)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder, parts = Path(name), asked.parts or PARTS
+        path = base_model(asked, folder)
+        if "peers" in parts:
+            courses = peers(asked, path)
+            print(f"\n{table.table(courses)}\n\n{NOTES}\n", flush=True)
+            found["peers"] = [asdict(course) for course in courses]
+        if "runs" in parts:
+            compared = runs.compare(path.resolve(), asked.rows, asked.threads, folder)
+            print(f"\n{runs.table(compared)}")
+            found["runs"] = runs.as_json(compared)
     if asked.json:
-        asked.json.write_text(json.dumps([asdict(course) for course in found], indent=1) + "\n")
+        asked.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 

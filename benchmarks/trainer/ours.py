@@ -54,7 +54,7 @@ def train(order: Order, pace: Pace, *, use_cache: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         course = _course(order, tail, Path(folder))
         pace.wait()
-        course.view = survey.view(tail.model, course.rows, packing=True)
+        course.view = survey.narrowed(survey.view(tail.model, course.rows, packing=True), course.rows)
         if use_cache:
             found = opening.opened(_request(course, order))
             if not found.rows:

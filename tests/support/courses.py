@@ -62,7 +62,7 @@ def course(
         identity="i" * 64,
         reporter=Reporter(folder / "progress.json"),
         stop=Stop(),
-        view=survey.view(tail.model, rows(18), packing=settings.packing),
+        view=survey.narrowed(survey.view(tail.model, rows(18), packing=settings.packing), rows(18)),
     )
     made.reporter.stage("Training")
     for name, value in changes.items():

@@ -42,6 +42,7 @@ from topcoat_trainer.loop.course import Course, Settings, Trained
 from topcoat_trainer.loop.loop import Loop
 from topcoat_trainer.model import BaseModel
 from topcoat_trainer.render import Renderer
+from topcoat_trainer.view import View
 
 if TYPE_CHECKING:
     from topcoat_trainer.run import Job
@@ -66,6 +67,8 @@ class Material:
     data: Assembled
     rows: tuple[TokenRow, ...]
     watched: tuple[TokenRow, ...]
+    view: View
+    """How the base model takes the rows; a tail changes nothing of it."""
     apart: bool = False
     """Whether the watched rows are of the training side, so that they may choose; else they are the gate's."""
 
@@ -110,7 +113,8 @@ def load(job: Job, prepared: PrepareReport) -> Material:
     if field:
         rows, watched = _apart(data.train, run.dataset.holdout, field)
     learnable = tuple(row for row in rows if any(row.trained[1:]))
-    return Material(prepared, device, base, renderer, data, learnable, watched, bool(field))
+    view = survey.view(base.model, learnable, packing=run.training.packing)
+    return Material(prepared, device, base, renderer, data, learnable, watched, view, bool(field))
 
 
 def _chooser(training: Training) -> str:
@@ -211,7 +215,7 @@ def course(job: Job, tail: Tail, material: Material) -> Course:
         identity=identity(job, material),
         reporter=job.reporter,
         stop=job.stop,
-        view=survey.view(tail.model, material.rows, packing=wishes.packing),
+        view=survey.narrowed(material.view, material.rows),
         dtype=device.dtype,
         fence=job.claim.demand,
         ranks=job.ranks,

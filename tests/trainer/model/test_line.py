@@ -59,7 +59,7 @@ def tuned(base: model.BaseModel, method: Method) -> adapter.Tail:
 def test_logits_and_gradients_of_a_line_are_those_of_single_rows(family: str, kind: str, load: Load) -> None:
     rows = tree_rows()
     tail = tuned(load(family), Method(lora=LoRA(rank=8)) if kind == "LoRA" else Method(type="Full"))
-    view = survey.view(tail.model, rows, packing=True)
+    view = survey.narrowed(survey.view(tail.model, rows, packing=True), rows)
     assert view.kind is Kind.LINE
     layers.training_mode(tail.model, EDGE)
     batch = view.batch(rows, range(len(rows)))
@@ -90,7 +90,7 @@ def test_attention_that_asks_for_more_than_a_line_gives_is_not_answered(load: Lo
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "gpt_neox", "mixtral"])
 def test_the_last_layer_computes_little_more_than_what_is_predicted(family: str, load: Load) -> None:
     base = load(family)
-    view = survey.view(base.model, tree_rows(), packing=True)
+    view = survey.narrowed(survey.view(base.model, tree_rows(), packing=True), tree_rows())
     names = [name for name, module in layers.stack(base.model)[-1].named_modules() if module in view.narrow]
     assert any("mlp" in name for name in names)
     assert not any(

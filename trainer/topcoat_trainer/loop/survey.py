@@ -5,7 +5,8 @@ Found out by computing both ways and comparing, not from lists of families. Trai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,6 +21,7 @@ from topcoat_trainer.boundary import Boundary
 from topcoat_trainer.devices import Device
 from topcoat_trainer.errors import TrainerError
 from topcoat_trainer.example import TokenRow
+from topcoat_trainer.halves import Halves
 from topcoat_trainer.view import Kind, View
 
 # Values kept per token, layer and unit of width for the backward pass; twice what a usual layer keeps.
@@ -35,7 +37,7 @@ FEWEST_TRIAL_TOKENS = 3
 
 
 def view(model: PreTrainedModel, rows: Sequence[TokenRow], *, packing: bool) -> View:
-    """How the model takes these rows."""
+    """How the model takes these rows, whatever of it is trained."""
     model.train(mode=False)
     notes: list[str] = []
     learnable = next(index for index in range(len(rows)) if batches.learnt_tokens(rows, [index]))
@@ -46,7 +48,15 @@ def view(model: PreTrainedModel, rows: Sequence[TokenRow], *, packing: bool) -> 
     found = View(model, Kind.PADDED, whole_head=bool(why))
     if packing:
         found = _together(found, rows, notes)
-    return replace(found, narrow=_narrow(found, rows), notes=tuple(notes))
+    return replace(found, notes=tuple(notes))
+
+
+def narrowed(way: View, rows: Sequence[TokenRow]) -> View:
+    """The same with a last layer that computes only what is asked for. Comes after a tail was attached, for it tells
+    which modules.
+    """
+    way.model.train(mode=False)
+    return replace(way, narrow=_narrow(way, rows))
 
 
 def _together(plain: View, rows: Sequence[TokenRow], notes: list[str]) -> View:
@@ -91,7 +101,26 @@ def _narrow(way: View, rows: Sequence[TokenRow]) -> tuple[nn.Module, ...]:
         return ()
     ended = replace(longest, ids=ids, trained=(*[False] * (len(ids) - 1), True))
     batch = way.batch([ended], [0]).to(way.model.device)
-    return narrow.found(layers.stack(way.model)[-1], partial(_outputs, way, batch), batch.selected)
+    outputs = partial(_outputs, way, batch)
+    with _last_layer_alone(way, batch, outputs):
+        return narrow.found(layers.stack(way.model)[-1], outputs, batch.selected)
+
+
+def _last_layer_alone(way: View, batch: Batch, outputs: Callable[[], torch.Tensor]) -> AbstractContextManager[object]:
+    """Inside it the layers before the last are not computed again for each trial, where that gives the same bits."""
+    total = len(layers.stack(way.model))
+    if total == 1:
+        return nullcontext()
+    halves = Halves(way.model, Boundary(total - 1, total))
+    whole = outputs()
+    try:
+        with way.reading(batch):
+            state = halves.capture(batch.inputs())
+        with halves.injected(state):
+            same = torch.equal(outputs(), whole)
+    except Exception:  # noqa: BLE001 (any family may break in its own way; its layers are computed each time)
+        return nullcontext()
+    return halves.injected(state) if same else nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
