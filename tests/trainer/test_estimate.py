@@ -16,7 +16,7 @@ from topcoat.api.evaluation import Baseline, Evaluation
 from topcoat.api.prepared import Estimate, StageEstimate
 from topcoat.api.report import DataCard, StageCost, TaskKind
 from topcoat.api.run import RunFile
-from topcoat.api.training import CacheMedium, Training
+from topcoat.api.training import CacheMedium, Sweep, Training
 from topcoat_trainer import estimate, high_water, model_file, outcome, speed, stage, tree, workload
 from topcoat_trainer.gate import baseline, exam
 from topcoat_trainer.loop import loop, survey
@@ -106,6 +106,19 @@ def test_without_the_cache_the_frozen_layers_are_paid_for_in_every_epoch() -> No
         watched = workload.training(plain).operations - workload.training(cached).operations - epochs * once
         assert watched == pytest.approx(epochs * workload.forward(cached, SHAPES.prefix, 128 * 65, 22))
         assert workload.caching(cached).read > workload.caching(plain).read + 0.2 * once
+
+
+def test_a_sweep_costs_what_its_trials_train_and_layers_are_tried_on_top(
+    tmp_path: Path, facts: model_file.ModelFacts
+) -> None:
+    eight = Sweep(learning_rates=("0.0005", "0.001", "0.002", "0.004"), ranks=(8, 16))
+    one, sweep = load(4096), load(4096, training=Training(epochs=2, sweep=eight))
+    assert 2.0 < seconds(sweep)["Training"] / seconds(one)["Training"] <= 2.6
+    assert seconds(sweep)["Caching"] == pytest.approx(seconds(one)["Caching"], rel=0.05)
+    assert load(training=Training(epochs=1, sweep=eight)).cached
+    auto = told(tmp_path, facts, method={"type": "LoRA", "layers": "Auto"}, training={"epochs": 3})
+    assert estimate.load(facts, card(720), auto).trial_epochs == 0  # a short run has no trials
+    assert estimate.load(facts, card(7200), auto).trial_epochs == pytest.approx(0.2 * 3 * (3 / 2))
 
 
 def test_one_epoch_fills_no_cache_unless_it_must() -> None:

@@ -53,12 +53,21 @@ def against(length: Length, tried: tuple[Boundary, ...]) -> str:
     return next((reason for holds, reason in table if holds), "")
 
 
+def planned(rows: int, training: Training) -> Length:
+    """As the manifest asks for it."""
+    per_epoch = -(-rows // training.effective_batch_size)
+    return Length(rows, min(training.epochs * per_epoch, training.max_steps or training.epochs * per_epoch), per_epoch)
+
+
 def expected(total: int, rows: int, method: Method, training: Training) -> tuple[Boundary, ...]:
     """What trials will choose among, as far as it is known before a run; empty where none are held."""
-    per_epoch = -(-rows // training.effective_batch_size)
-    steps = min(training.epochs * per_epoch, training.max_steps or training.epochs * per_epoch)
     tried = candidates(total)
-    return tried if method.layers == "Auto" and not against(Length(rows, steps, per_epoch), tried) else ()
+    return tried if method.layers == "Auto" and not against(planned(rows, training), tried) else ()
+
+
+def epochs(length: Length, tried: tuple[Boundary, ...], layers: int) -> float:
+    """What all trials train, in epochs of a run that trains so many layers."""
+    return trial_steps(length, tried) * sum(edge.trained_layers for edge in tried) / layers / length.steps_per_epoch
 
 
 def trial_steps(length: Length, tried: tuple[Boundary, ...]) -> int:

@@ -15,7 +15,7 @@ from topcoat.api.prepared import MemoryEstimate, StageEstimate
 from topcoat.api.report import DataCard, Estimate
 from topcoat.api.run import RunFile
 from topcoat.api.training import CacheMedium, Precision
-from topcoat_trainer import shapes, speed, workload
+from topcoat_trainer import depth, shapes, speed, workload
 from topcoat_trainer.boundary import choose
 from topcoat_trainer.model_file import ModelFacts
 from topcoat_trainer.speed import Speed
@@ -66,7 +66,8 @@ def target(run: RunFile) -> Target:
 def load(facts: ModelFacts, card: DataCard, run: RunFile) -> Load:
     """The run in numbers."""
     edge = choose(facts.layers, run.method.layers, card.task.value)
-    place = target(run)
+    place, planned = target(run), depth.planned(card.train_samples, run.training)
+    tried = depth.expected(facts.layers, card.train_samples, run.method, run.training)
     return Load(
         shapes=shapes.shapes(facts, edge, run.method),
         card=card,
@@ -75,6 +76,7 @@ def load(facts: ModelFacts, card: DataCard, run: RunFile) -> Load:
         serving=run.serving is not None,
         on_cpu=place.known,
         processes=place.processes,
+        trial_epochs=depth.epochs(planned, tried, edge.trained_layers) if tried else 0.0,
     )
 
 

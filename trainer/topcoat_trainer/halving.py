@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from topcoat.api.training import Sweep
+
 # Most that all trials together may train, in whole trainings of one of them: eight trials' 2.5, and the rounding.
 MOST_TRAININGS = 2.6
 
@@ -50,6 +52,12 @@ def trainings(found: tuple[Rung, ...], trials: int, steps: int) -> float:
         cost += alive * (rung.step - before)
         alive, before = rung.kept, rung.step
     return cost / steps
+
+
+def passes(sweep: Sweep | None, steps: int) -> float:
+    """What a run of so many steps trains with these trials, in trainings without."""
+    trials = sweep.trials if sweep else 1
+    return trainings(rungs(trials, steps), trials, steps) if steps else 1.0
 
 
 def best(losses: Mapping[int, float], prices: Mapping[int, float]) -> list[int]:

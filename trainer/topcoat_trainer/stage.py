@@ -21,7 +21,7 @@ from topcoat.api.method import Method, MethodType
 from topcoat.api.report import LayerTrial, PrepareReport, SweepTrial
 from topcoat.api.retrain import StartFrom
 from topcoat.api.training import Training
-from topcoat_trainer import adapter, devices, prepare, seal, source
+from topcoat_trainer import adapter, devices, halving, prepare, seal, source
 from topcoat_trainer import model as models
 from topcoat_trainer import split as split_room
 from topcoat_trainer.adapter import Tail
@@ -278,7 +278,7 @@ def _request(job: Job, course: Course, material: Material, edges: Sequence[Bound
         view=course.view,
         rows=course.rows,
         watched=course.watched,
-        epochs=order.epochs_done(order.total_steps),
+        epochs=order.epochs_done(order.total_steps) * halving.passes(job.run.training.sweep, order.total_steps),
         wishes=wishes,
         dtype=course.dtype,
         available_bytes=devices.available_bytes(),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from topcoat.api.evaluation import Baseline, Evaluation
 from topcoat.api.prepared import DataCard, TaskKind
 from topcoat.api.training import CacheMedium, CacheMode, Training
+from topcoat_trainer import halving
 from topcoat_trainer.shapes import Shapes
 
 # These say what the trainer does; tests hold those that have a counterpart there to it.
@@ -58,7 +59,9 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A run in numbers. `processes`: that train together; `serving`: a version that is judged, too."""
+    """A run in numbers. `processes`: that train together; `serving`: a version that is judged, too; `trial_epochs`: of
+    trials of layers before it, in epochs of the run.
+    """
 
     shapes: Shapes
     card: DataCard
@@ -67,6 +70,7 @@ class Load:
     serving: bool = False
     on_cpu: bool = True
     processes: int = 1
+    trial_epochs: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -88,6 +92,12 @@ class Load:
         return whole if limit is None else min(whole, limit / self.steps_per_epoch)
 
     @property
+    def trained_epochs(self) -> float:
+        """Passes over the rows with those of all trials."""
+        steps = max(1, round(self.epochs * self.steps_per_epoch))
+        return self.epochs * halving.passes(self.training.sweep, steps) + self.trial_epochs
+
+    @property
     def pass_tokens(self) -> int:
         """Tokens of one forward pass of training, at most."""
         training = self.training
@@ -102,13 +112,13 @@ class Load:
     def cached(self) -> bool:
         """Whether the frozen layers' states are kept. That they fit into memory is taken for granted."""
         wishes = self.training.activation_cache
-        wanted = wishes.mode is CacheMode.ENABLED or (wishes.mode is CacheMode.AUTO and self.epochs > 1)
+        wanted = wishes.mode is CacheMode.ENABLED or (wishes.mode is CacheMode.AUTO and self.trained_epochs > 1)
         return wanted and self.shapes.prefix > 0 and wishes.medium in CACHE_MEDIA
 
     @property
     def watched_rows(self) -> float:
         """Rows of the held-out curve."""
-        if self.training.early_stopping is not None:
+        if self.training.early_stopping is not None or self.training.sweep is not None:
             return min(STOPPING_ROWS, STOPPING_SHARE * self.rows)
         return min(WATCHED_ROWS, self.card.holdout_samples)
 
@@ -170,9 +180,9 @@ def watching(load: Load) -> Work:
 
 
 def training(load: Load) -> Work:
-    """All epochs, shared by the processes, and the held-out curve."""
-    watches = load.epochs if load.epochs > 1 else min(WATCHES, load.steps_per_epoch)
-    return (epoch(load).times(load.epochs) + watching(load).times(watches)).times(1.0 / load.processes)
+    """All epochs, those of trials too, shared by the processes; and the held-out curve."""
+    watches = load.trained_epochs if load.epochs > 1 else min(WATCHES, load.steps_per_epoch)
+    return (epoch(load).times(load.trained_epochs) + watching(load).times(watches)).times(1.0 / load.processes)
 
 
 @dataclass(frozen=True, slots=True)

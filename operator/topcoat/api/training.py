@@ -116,6 +116,11 @@ class Sweep(Section):
     ranks: Annotated[tuple[Rank, ...], Field(max_length=5)] = ()
     """Ranks to try, in place of `method.lora.rank`; of equally good ones the lowest wins. Only with LoRA and QLoRA."""
 
+    @property
+    def trials(self) -> int:
+        """All pairs of a learning rate and a rank."""
+        return max(1, len(self.learning_rates)) * max(1, len(self.ranks))
+
 
 class Training(Section):
     """The training loop's settings. Floats are decimal strings."""

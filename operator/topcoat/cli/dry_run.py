@@ -65,8 +65,7 @@ def _choices(job: finetunejob.FineTuneJob, estimate: reports.Estimate) -> dict[s
         found["Layers"] = f"trials will decide between the last {', '.join(map(str, few))} and {most}"
     sweep = job.spec.training.sweep
     if sweep is not None:
-        pairs = max(1, len(sweep.learning_rates)) * max(1, len(sweep.ranks))
-        found["Sweep"] = f"{pairs} trials; the better half goes on each time, the best becomes the candidate"
+        found["Sweep"] = f"{sweep.trials} trials; the better half goes on each time, the best becomes the candidate"
     return found
 
 
