@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup venv demo test test-slow quick lint fix generate manifests images e2e bench-operator bench-serving bench-hop bench-trainer cluster cluster-down pins clean
+.PHONY: help setup venv demo test test-slow quick lint fix generate manifests images e2e bench-operator bench-serving bench-hop bench-trainer bench-trainer-gpu cluster cluster-down pins clean
 
 # The first of these that is recent enough. Say PYTHON=/path/to/python to use another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -35,7 +35,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV UV_PROJECT_ENVIRONMENT PYTHONDONTWRITEBYTECODE
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: .venv/ready ## Set up .venv from the pinned, hashed packages (skipped when nothing changed)
 	@:
@@ -85,6 +85,9 @@ bench-serving: setup ## Measure answers of many versions beside PEFT and transfo
 
 bench-trainer: setup ## Measure fine-tuning of last layers beside Trainer with PEFT, and TRL (tens of minutes)
 	@$(BIN)/python -m benchmarks.trainer $(BENCH)
+
+bench-trainer-gpu: setup ## The same on a GPU: shapes of 8B with random weights, beside TRL with Liger and Unsloth where installed
+	@$(BIN)/python -m benchmarks.trainer --gpu --shape 8b --part peers --last-layers 8 $(BENCH)
 
 bench-hop: setup ## Measure what the server adds to the answers of a real vLLM on the CPU (a minute or two)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.serving.hop $(BENCH)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import tempfile
@@ -21,12 +22,13 @@ from benchmarks.trainer.figures import Course
 if TYPE_CHECKING:
     from benchmarks.trainer.rows import Rows
 
-NOTES = """Seconds of processor time, but for the clock's. once: before the first epoch (reading weights is left out);
+NOTES = """Seconds of processor time, but for the clock's; on a GPU all are the clock's. once: before the first epoch (reading weights is left out);
 epoch: the median of all but the first; 1, 3 and 10: whole runs from these. to loss: until every subject had that
 held-out loss. One step learns from 16 rows. TRL computes logits at labels only; "flat" joins a step's rows, the other
 fills them up."""
 SETS = ("claims", "headlines", "packed")
 PARTS = ("peers", "runs")
+SHAPES = ("8b", "1b", "tiny")
 
 
 def options() -> argparse.Namespace:
@@ -39,6 +41,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--heldout", type=int, default=64, help="rows that the loss is taken on")
     parser.add_argument("--epochs", type=int, default=4, help="of each subject, in turn")
     parser.add_argument("--only", choices=sorted(subjects()), action="append", help="this subject; may be said again")
+    parser.add_argument("--gpu", action="store_true", help="on a GPU, in BF16, beside TRL with Liger, and Unsloth")
+    parser.add_argument("--shape", choices=SHAPES, help="random weights in the shapes of such a model")
     parser.add_argument("--threads", type=int, default=2, help="of each subject")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     return parser.parse_args()
@@ -50,13 +54,31 @@ def subjects() -> Mapping[str, tuple[str, bool]]:
         "topcoat": ("ours.cached", True), "topcoat-uncached": ("ours.uncached", True),
         "trainer-all": ("hugging_face.trainer", False), "trainer-tail": ("hugging_face.trainer", True),
         "trl": ("hugging_face.sft_padded", True), "trl-flat": ("hugging_face.sft", True),
+        "trl-liger": ("hugging_face.sft_liger", True), "unsloth": ("hugging_face.unsloth", True),
     }  # fmt: skip
+
+
+ON_A_GPU = {"trl-liger": "liger_kernel", "unsloth": "unsloth"}
+"""Who needs one, and the package that must be installed, which this project's own environment does not have."""
+
+
+def missing(name: str, *, gpu: bool) -> str:
+    """Why a subject cannot take part."""
+    package = ON_A_GPU.get(name)
+    if package is None:
+        return ""
+    return "" if gpu and importlib.util.find_spec(package) else f"{name} needs a GPU (--gpu) and the package {package}"
 
 
 def base_model(asked: argparse.Namespace, folder: Path) -> Path:
     from topcoat_trainer.demo import model as demo_model
 
-    return Path(asked.model) if asked.model else demo_model.make(folder / "model").path
+    path = Path(asked.model) if asked.model else demo_model.make(folder / "model").path
+    if not asked.shape:
+        return path
+    from benchmarks.trainer import random_model
+
+    return random_model.make(folder / "random", asked.shape, path, gpu=asked.gpu)
 
 
 def peers(asked: argparse.Namespace, path: Path) -> list[Course]:
@@ -79,9 +101,13 @@ def side_by_side(asked: argparse.Namespace, path: Path, data: Rows, layers: int,
         for name, (place, tail) in subjects().items():
             if (asked.only and name not in asked.only) or not (tail or with_all):
                 continue
+            if why := missing(name, gpu=asked.gpu):
+                print(f"left out: {why}", flush=True)
+                continue
             module, function = place.split(".")
             kind = getattr(importlib.import_module(f"benchmarks.trainer.{module}"), function)
-            guests.append(Guest(name, kind, Order(path, data, layers if tail else 0, asked.epochs, asked.threads)))
+            order = Order(path, data, layers if tail else 0, asked.epochs, asked.threads, gpu=asked.gpu)
+            guests.append(Guest(name, kind, order))
         for number in range(asked.epochs):
             for guest in guests:
                 guest.epoch()
@@ -102,7 +128,7 @@ def main() -> int:
         path = base_model(asked, folder)
         if "peers" in parts:
             courses = peers(asked, path)
-            print(f"\n{table.table(courses)}\n\n{NOTES}\n", flush=True)
+            print(f"\n{table.table(courses, aims=not (asked.shape or asked.model))}\n\n{NOTES}\n", flush=True)
             found["peers"] = [asdict(course) for course in courses]
         if "runs" in parts:
             compared = runs.compare(path.resolve(), asked.rows, asked.threads, folder)

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """Seconds of processor time and by the clock; the held-out loss after it; the process's highest memory so far."""
+    """What counts (seconds of the processor; on a GPU those of the clock) and seconds by the clock; the held-out loss
+    after it; the highest memory so far (the process's, on a GPU the GPU's).
+    """
 
-    cpu_seconds: float
+    cost_seconds: float
     seconds: float
     heldout_loss: float
     peak_mib: float
@@ -35,18 +37,18 @@ class Course:
         return Epoch(*(statistics.median(getattr(epoch, name) for epoch in taken) for name in names))
 
     def whole(self, epochs: int) -> float:
-        """Processor seconds of a run of so many epochs, in the steady state."""
-        return self.fill.cpu_seconds + epochs * self.steady.cpu_seconds
+        """Seconds of a run of so many epochs, in the steady state."""
+        return self.fill.cost_seconds + epochs * self.steady.cost_seconds
 
     @property
     def peak_mib(self) -> float:
         return max(epoch.peak_mib for epoch in [self.fill, *self.epochs])
 
     def until(self, loss: float) -> float | None:
-        """Processor seconds up to the first held-out loss that is at most `loss`; None: it was never so low."""
-        spent = self.fill.cpu_seconds
+        """Seconds up to the first held-out loss that is at most `loss`; None: it was never so low."""
+        spent = self.fill.cost_seconds
         for epoch in self.epochs:
-            spent += epoch.cpu_seconds
+            spent += epoch.cost_seconds
             if epoch.heldout_loss <= loss:
                 return spent
         return None

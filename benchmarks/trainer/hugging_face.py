@@ -60,7 +60,26 @@ def sft_padded(order: Order, pace: Pace) -> None:
     _sft(order, pace, padding_free=False)
 
 
-def _sft(order: Order, pace: Pace, *, padding_free: bool) -> None:
+def sft_liger(order: Order, pace: Pace) -> None:
+    """TRL without filling, with Liger's kernels (GPU)."""
+    _sft(order, pace, padding_free=True, liger=True)
+
+
+def unsloth(order: Order, pace: Pace) -> None:
+    """TRL with Unsloth's model (GPU)."""
+    module: Any = importlib.import_module("unsloth")  # first: it changes what is imported later
+    longest = max(len(row.ids) for row in order.rows.train)
+    base, _ = module.FastLanguageModel.from_pretrained(
+        str(order.model), max_seq_length=longest, dtype=torch.bfloat16, load_in_4bit=False
+    )
+    model = module.FastLanguageModel.get_peft_model(
+        base, r=order.rank, lora_alpha=2 * order.rank, lora_dropout=0.0, target_modules=TARGETS,
+        layers_to_transform=_wanted(order, base.config), random_state=order.seed,
+    )  # fmt: skip
+    _sft(order, pace, padding_free=False, model=model)
+
+
+def _sft(order: Order, pace: Pace, *, padding_free: bool, liger: bool = False, model: Any = None) -> None:
     trl: Any = importlib.import_module("trl")
     warnings.filterwarnings("ignore", message=".*[Pp]adding-free.*")
     with tempfile.TemporaryDirectory() as folder:
@@ -71,12 +90,12 @@ def _sft(order: Order, pace: Pace, *, padding_free: bool) -> None:
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
             gradient_checkpointing=False,
-            bf16=False,
+            use_liger_kernel=liger,
             **_settings(order),
         )
         tokenizer: Any = transformers.AutoTokenizer
         made = trl.SFTTrainer(
-            model=_model(order),
+            model=model or _model(order),
             args=arguments,
             train_dataset=_rows(order),
             processing_class=tokenizer.from_pretrained(order.model),
@@ -95,21 +114,26 @@ def _settings(order: Order) -> dict[str, Any]:
     return {
         "num_train_epochs": order.epochs, "per_device_train_batch_size": order.rows_per_step,
         "learning_rate": order.learning_rate, "warmup_steps": order.warmup_ratio, "lr_scheduler_type": "linear",
-        "weight_decay": 0.0, "max_grad_norm": 1.0, "optim": "adamw_torch_fused", "use_cpu": True, "seed": order.seed,
+        "weight_decay": 0.0, "max_grad_norm": 1.0, "optim": "adamw_torch_fused", "use_cpu": not order.gpu,
+        "bf16": order.gpu, "seed": order.seed,
         "save_strategy": "no", "report_to": "none", "logging_strategy": "no", "disable_tqdm": True,
     }  # fmt: skip
 
 
 def _model(order: Order) -> Any:
     factory: Any = transformers.AutoModelForCausalLM
-    model = factory.from_pretrained(order.model, dtype=torch.float32)
-    total = model.config.num_hidden_layers
-    wanted = list(range(total - (order.last_layers or total), total))
+    model = factory.from_pretrained(order.model, dtype=torch.bfloat16 if order.gpu else torch.float32)
     config = peft.LoraConfig(
         task_type="CAUSAL_LM", r=order.rank, lora_alpha=2 * order.rank, lora_dropout=0.0, target_modules=TARGETS,
-        layers_to_transform=wanted,
+        layers_to_transform=_wanted(order, model.config),
     )  # fmt: skip
     return peft.get_peft_model(model, config)
+
+
+def _wanted(order: Order, config: Any) -> list[int]:
+    """Numbers of the layers that train."""
+    total = config.num_hidden_layers
+    return list(range(total - (order.last_layers or total), total))
 
 
 def _rows(order: Order) -> Any:

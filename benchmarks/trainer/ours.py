@@ -6,14 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.trainer.subject import Order, Pace
 from topcoat.api.method import LoRA, Method
 from topcoat.api.training import ActivationCache, CacheMode, Training
 from topcoat_trainer import adapter, devices, layers
 from topcoat_trainer import model as models
 from topcoat_trainer.cache import opening
+from topcoat_trainer.devices import Device
 from topcoat_trainer.halves import Halves
 from topcoat_trainer.loop import survey
 from topcoat_trainer.loop.course import Course, Settings
@@ -47,12 +46,13 @@ def uncached(order: Order, pace: Pace) -> None:
 
 
 def train(order: Order, pace: Pace, *, use_cache: bool) -> None:
-    devices.deterministic(order.seed)
-    base = models.load(order.model)
+    device = devices.choose("Auto", "cuda:0" if order.gpu else "cpu")
+    devices.deterministic(order.seed, device)
+    base = models.load(order.model, device.name, device.dtype)
     edge = layers.boundary(base.model, order.last_layers or "All", "Generation")
     tail = adapter.attach(base, Method(lora=LoRA(rank=order.rank, alpha=2 * order.rank)), edge, order.seed)
     with tempfile.TemporaryDirectory() as folder:
-        course = _course(order, tail, Path(folder))
+        course = _course(order, tail, Path(folder), device)
         pace.wait()
         course.view = survey.narrowed(survey.view(tail.model, course.rows, packing=True), course.rows)
         if use_cache:
@@ -81,11 +81,9 @@ def _request(course: Course, order: Order) -> opening.Request:
     )
 
 
-def _course(order: Order, tail: adapter.Tail, folder: Path) -> Course:
+def _course(order: Order, tail: adapter.Tail, folder: Path, device: Device) -> Course:
     rows, facts = order.rows.train, tail.base.facts
-    room = survey.Room(
-        devices.Device("cpu", torch.float32, ""), tail.boundary, facts.hidden_size, facts.vocabulary_size
-    )
+    room = survey.Room(device, tail.boundary, facts.hidden_size, facts.vocabulary_size)
     settings = Settings(
         epochs=order.epochs,
         rows_per_step=order.rows_per_step,
@@ -107,4 +105,5 @@ def _course(order: Order, tail: adapter.Tail, folder: Path) -> Course:
         Reporter(None),
         Stop(),
         View(tail.model),
+        dtype=device.dtype,
     )

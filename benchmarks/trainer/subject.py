@@ -28,7 +28,7 @@ HELDOUT_ROWS_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be trained. `last_layers` 0: all."""
+    """What is to be trained. `last_layers` 0: all. On a GPU in BF16, on a CPU in FP32."""
 
     model: Path
     rows: Rows
@@ -40,25 +40,42 @@ class Order:
     learning_rate: float = 1e-3
     warmup_ratio: float = 0.03
     seed: int = 0
+    gpu: bool = False
 
 
 class Pace:
     """The subject's end of the pipe: it asks before each epoch, and says what it was like."""
 
     def __init__(self, order: Order, pipe: Connection) -> None:
-        self._rows, self._pipe = order.rows.heldout, pipe
+        self._rows, self._pipe, self._gpu = order.rows.heldout, pipe, order.gpu
         self._begun = (0.0, 0.0)
 
     def wait(self) -> None:
         """Returns when it is this subject's turn; the clocks run from here."""
         self._pipe.recv()
-        self._begun = (time.process_time(), time.perf_counter())
+        self._begun = self._clocks()
 
     def done(self, model: Any) -> None:
         """The clocks stop. The held-out loss is taken in the same way for everybody; None: it does not matter."""
-        cpu, clock = time.process_time() - self._begun[0], time.perf_counter() - self._begun[1]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        self._pipe.send(Epoch(cpu, clock, math.nan if model is None else heldout_loss(model, self._rows), peak))
+        cost, clock = (now - then for now, then in zip(self._clocks(), self._begun, strict=True))
+        peak = self._peak_mib()
+        self._pipe.send(Epoch(cost, clock, math.nan if model is None else heldout_loss(model, self._rows), peak))
+
+    def _clocks(self) -> tuple[float, float]:
+        """What counts, and the clock. What was given to a GPU is waited for."""
+        if not self._gpu:
+            return time.process_time(), time.perf_counter()
+        import torch
+
+        torch.cuda.synchronize()
+        return (time.perf_counter(),) * 2
+
+    def _peak_mib(self) -> float:
+        if not self._gpu:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
 
 
 Subject = Callable[[Order, Pace], None]
@@ -80,9 +97,12 @@ def heldout_loss(model: Any, rows: Sequence[TokenRow]) -> float:
         for start in range(0, len(rows), HELDOUT_ROWS_AT_ONCE):
             few = rows[start : start + HELDOUT_ROWS_AT_ONCE]
             width = max(len(row.ids) for row in few)
-            ids = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in few])
-            mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in few])
-            told = torch.tensor([labels(row) + [NOT_LEARNT] * (width - len(row.ids)) for row in few])
+            lists = (
+                [[*row.ids, *[0] * (width - len(row.ids))] for row in few],
+                [[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in few],
+                [labels(row) + [NOT_LEARNT] * (width - len(row.ids)) for row in few],
+            )
+            ids, mask, told = (torch.tensor(one, device=model.device) for one in lists)
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
             learnt = told[:, 1:] != NOT_LEARNT
             losses = torch.nn.functional.cross_entropy(logits[learnt].float(), told[:, 1:][learnt], reduction="sum")

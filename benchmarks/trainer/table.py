@@ -21,41 +21,41 @@ TARGETS = {
 """How many times as quick ours is to be: an epoch in the steady state, three epochs with all that comes before."""
 
 
-def table(courses: Sequence[Course]) -> str:
-    """One block for each data set and depth; seconds are the processor's, but for the clock's."""
+def table(courses: Sequence[Course], *, aims: bool = True) -> str:
+    """One block for each data set and depth; `aims`: with what was aimed at, which is for the demo's model."""
     blocks = []
     for rows, layers in dict.fromkeys((course.rows, course.last_layers) for course in courses if course.last_layers):
         few = [course for course in courses if course.rows == rows and course.last_layers in (layers, 0)]
         loss = reached_by_all(few)
         lines = [_row(course, loss) for course in few]
         words = f"rows: {rows}, last {layers} layers; to a held-out loss of {loss:.4f}"
-        blocks.append("\n".join([words, HEAD, *lines, *ratios(few)]))
+        blocks.append("\n".join([words, HEAD, *lines, *ratios(few, aims=aims)]))
     return "\n\n".join(blocks)
 
 
 def _row(course: Course, loss: float) -> str:
-    steady, until = course.steady, course.until(loss)
+    fill, steady, until = course.fill, course.steady, course.until(loss)
     runs = [course.whole(epochs) for epochs in WHOLE_RUNS]
     return (
-        f"{course.subject:<20}{course.last_layers or 'all':>7}{course.fill.cpu_seconds:>9.1f}{steady.cpu_seconds:>9.1f}"
+        f"{course.subject:<20}{course.last_layers or 'all':>7}{fill.cost_seconds:>9.1f}{steady.cost_seconds:>9.1f}"
         f"{steady.seconds:>9.1f}{runs[0]:>9.1f}{runs[1]:>9.1f}{runs[2]:>11.1f}"
         f"{'-' if until is None else format(until, '.1f'):>9}{course.epochs[-1].heldout_loss:>8.4f}"
         f"{course.peak_mib:>6.0f} MiB"
     )
 
 
-def ratios(courses: Sequence[Course]) -> Iterator[str]:
-    """How many times the others' processor time is ours."""
+def ratios(courses: Sequence[Course], *, aims: bool = True) -> Iterator[str]:
+    """How many times the others' time is ours."""
     ours = next((course for course in courses if course.subject == OURS), None)
     if ours is None:
         return
     for course in courses:
         if course is ours:
             continue
-        steady = course.steady.cpu_seconds / ours.steady.cpu_seconds
+        steady = course.steady.cost_seconds / ours.steady.cost_seconds
         three = course.whole(3) / ours.whole(3)
         best = max(
             (key for key in TARGETS if key[0] == course.rows and course.subject.startswith(key[1])), default=None
         )
-        aims = ("", "") if best is None else tuple(f" (target {aim:g})" for aim in TARGETS[best])
-        yield f"{course.subject} / {OURS}: {steady:.2f} in an epoch{aims[0]}, {three:.2f} in three{aims[1]}"
+        told = ("", "") if best is None or not aims else tuple(f" (target {aim:g})" for aim in TARGETS[best])
+        yield f"{course.subject} / {OURS}: {steady:.2f} in an epoch{told[0]}, {three:.2f} in three{told[1]}"

@@ -19,9 +19,9 @@ PEER = course("trainer-all", 0.0, (40.0, 0.9), (36.0, 0.4), (36.0, 0.3), layers=
 
 
 def test_the_first_epoch_is_not_the_steady_state_and_what_is_done_once_counts_once() -> None:
-    assert OURS.steady.cpu_seconds == 3.0
+    assert OURS.steady.cost_seconds == 3.0
     assert (OURS.whole(1), OURS.whole(10)) == (13.0, 40.0)
-    assert course("x", 1.0, (7.0, 1.0)).steady.cpu_seconds == 7.0
+    assert course("x", 1.0, (7.0, 1.0)).steady.cost_seconds == 7.0
 
 
 def test_time_to_a_loss_counts_all_before_it() -> None:
