@@ -22,10 +22,10 @@ from benchmarks.trainer.figures import Course
 if TYPE_CHECKING:
     from benchmarks.trainer.rows import Rows
 
-NOTES = """Seconds of processor time, but for the clock's; on a GPU all are the clock's. once: before the first epoch (reading weights is left out);
-epoch: the median of all but the first; 1, 3 and 10: whole runs from these. to loss: until every subject had that
-held-out loss. One step learns from 16 rows. TRL computes logits at labels only; "flat" joins a step's rows, the other
-fills them up."""
+NOTES = """Seconds of processor time, but for the clock's; on a GPU all are the clock's. once: before the first epoch
+(reading weights is left out); epoch: the median of all but the first; 1, 3 and 10: whole runs from these. to loss:
+until every subject had that held-out loss. One step learns from 16 rows. TRL computes logits at labels only; "flat"
+joins a step's rows, the other fills them up."""
 SETS = ("claims", "headlines", "packed")
 PARTS = ("peers", "runs")
 SHAPES = ("8b", "1b", "tiny")

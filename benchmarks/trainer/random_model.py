@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -21,12 +22,11 @@ TOKENIZER_FILES = "*token*"
 
 def make(folder: Path, shape: str, words: Path, *, gpu: bool) -> Path:
     """A model of this shape in `folder`, with the tokenizer in `words`, whose tokens are among its own."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, num_key_value_heads=KEY_VALUE_HEADS, tie_word_embeddings=shape == "1b", **SHAPES[shape]
-    )
+    settings: dict[str, Any] = {**SHAPES[shape], "vocab_size": VOCABULARY, "num_key_value_heads": KEY_VALUE_HEADS}
     torch.manual_seed(0)
     with torch.device("cuda" if gpu else "cpu"):
-        model = LlamaForCausalLM(config).to(torch.bfloat16)
+        model: Any = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=shape == "1b", **settings))
+        model.to(torch.bfloat16)
     model.save_pretrained(folder)
     for path in words.glob(TOKENIZER_FILES):
         shutil.copy(path, folder)
