@@ -94,7 +94,8 @@ def test_a_pinned_version_that_was_never_sealed_is_named(team: Team) -> None:
     [
         ({"dataset": {"train": {"uri": "s3://bucket/x.jsonl"}}}, "s3://"),
         ({"dataset": {"train": {"uri": "file://x.jsonl"}}}, "a file of one machine"),
-        ({"retrain": {"schedule": "0 3 * * *"}}, "retrain.schedule"),
+        ({"retrain": {"schedule": "0 0 30 2 *"}}, "retrain.schedule"),
+        ({"retrain": {"schedule": "@daily", "timeZone": "Mars/Olympus"}}, "retrain.timeZone"),
         ({"serving": {"engine": "VLLM"}}, "VLLM"),
         ({"tracking": [{"type": "MLflow", "uri": "http://x"}]}, "tracking"),
         ({"trainer": {"resources": {"limits": {"nvidia.com/gpu": "9"}}}}, "maxGPUs"),
@@ -116,7 +117,7 @@ def test_valid_then_invalid_then_valid_ends_as_if_never_invalid(team: Team) -> N
     team.apply()
     fates.end(team, fates.child(team, "prepare"), fates.prepared())
     job = fates.child(team, "train")
-    team.apply(retrain={"schedule": "0 3 * * *"})
+    team.apply(retrain={"schedule": "0 0 30 2 *"})
     team.until("refused", lambda said: condition(said, "Stalled")["status"] == "True")
     team.apply()
     fates.end(team, job, fates.sealed())

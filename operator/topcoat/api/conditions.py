@@ -151,6 +151,9 @@ _OWN: tuple[Reason, ...] = (
     Reason("ClusterRefused", "the API server refuses what the run needs", (_C.READY, _C.STALLED, _C.ADMITTED)),
     Reason("ServerNotReady", "no server pod is ready", (_C.READY, _C.RECONCILING, _C.SERVING)),
     Reason("ScaledToZero", "serving.replicas is 0", (_C.READY, _C.SERVING)),
+    Reason(
+        "ScheduleInvalid", "retrain.schedule or its time zone cannot be read, or never comes", (_C.READY, _C.STALLED)
+    ),
     Reason("UnsupportedHere", "the manifest asks for something that this mode cannot do", (_C.READY, _C.STALLED)),
 )
 _FROM_EXITS: tuple[Reason, ...] = tuple(

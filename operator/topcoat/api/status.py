@@ -273,6 +273,8 @@ class FineTuneJobStatus(Lenient):
     """How far the run is."""
     prepared: PreparedStatus | None = None
     """The last check of data set and base model."""
+    next_schedule_time: Time | None = None
+    """When retrain.schedule has the sources looked at next."""
     estimate: EstimateStatus | None = None
     """What a run will need."""
     dataset: DatasetStatus | None = None

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from topcoat.api import conditions, exits, status
+from topcoat.api import conditions, exits, retrain, status
 from topcoat.api import report as reports
 from topcoat.plan import estimate as estimates
-from topcoat.plan import lifecycle, observed, shown, waiting
+from topcoat.plan import lifecycle, observed, schedule, shown, waiting
 from topcoat.plan.case import Case, Wish
 from topcoat.plan.intent import Action, Headline, Stage, StartPrepare, Word
 from topcoat.plan.order import order
@@ -53,9 +53,36 @@ def stage(case: Case, wish: Wish) -> Sources:
         return Sources(_asking(case, wish, quiet=False))
     if case.seen.recheck and not case.active_run:
         return Sources(_asking(case, wish, quiet=prepared.report is not None))
-    if prepared.report is not None:
-        return _good(case, wish, prepared)
-    return _bad(case, wish, prepared)
+    told = _good(case, wish, prepared) if prepared.report is not None else _bad(case, wish, prepared)
+    return replace(told, stage=_looking_again(case, wish, prepared, told.stage))
+
+
+def _looking_again(case: Case, wish: Wish, prepared: observed.Prepared, told: Stage) -> Stage:
+    """The sources are read anew when `retrain` says so, whatever they were like the last time."""
+    if case.seen.mode is observed.Mode.LOCAL or told.actions:
+        return told
+    due = _due(case, wish.spec.retrain, prepared)
+    at = schedule.after(wish.spec.retrain, case.now) if _scheduled(wish.spec.retrain) else None
+    told = replace(told, updates={**told.updates, "next_schedule_time": shown.time(at) if at else None})
+    if due is None:
+        return told
+    left = (due - case.now).total_seconds()
+    actions = _asking(case, wish, quiet=True).actions if left <= 0 else ()
+    waits = [seconds for seconds in (told.look_again_seconds, max(1.0, left)) if seconds is not None]
+    return replace(told, actions=actions, look_again_seconds=min(waits))
+
+
+def _due(case: Case, rules: retrain.Retrain, prepared: observed.Prepared) -> datetime | None:
+    """When the sources are to be read again: by polling or by the schedule, whichever comes first."""
+    poll, found = rules.on_data_change, schedule.due_or_none(case, rules, prepared.finished_at)
+    if poll is None or rules.suspend or case.active_run:
+        return found
+    polled = prepared.finished_at + timedelta(seconds=poll.poll_interval_seconds)
+    return polled if found is None else min(polled, found)
+
+
+def _scheduled(rules: retrain.Retrain) -> bool:
+    return rules.schedule is not None and not rules.suspend and not schedule.problem(rules)
 
 
 def _asking(case: Case, wish: Wish, *, quiet: bool) -> Stage:
@@ -86,13 +113,7 @@ def _good(case: Case, wish: Wish, prepared: observed.Prepared) -> Sources:
         f"{shown.plural(card.train_samples, 'row')} to learn from, {card.holdout_samples:,} held out, "
         f"{card.invalid:,} left out as unusable"
     )
-    poll = wish.spec.retrain.on_data_change
-    if poll is None or wish.spec.retrain.suspend or case.seen.mode is observed.Mode.LOCAL or case.active_run:
-        return Sources(Stage({VALID: Word("True", "Checked", message)}, updates=_found(case, prepared)), report)
-    left = (prepared.finished_at + timedelta(seconds=poll.poll_interval_seconds) - case.now).total_seconds()
-    actions = _asking(case, wish, quiet=True).actions if left <= 0 else ()
-    stage = Stage({VALID: Word("True", "Checked", message)}, None, actions, (), _found(case, prepared), max(1.0, left))
-    return Sources(stage, report)
+    return Sources(Stage({VALID: Word("True", "Checked", message)}, updates=_found(case, prepared)), report)
 
 
 def _remembered(case: Case, prepared: observed.Prepared) -> status.PreparedStatus | None:

@@ -17,7 +17,7 @@ from topcoat.api import dataset, finetunejob, lifecycle
 from topcoat.api import method as methods
 from topcoat.api import profile as profiles
 from topcoat.api import serving as servings
-from topcoat.plan import observed
+from topcoat.plan import observed, schedule
 from topcoat.plan.case import Refusal, Wish
 
 FORBIDS = "ProfileForbids"
@@ -41,7 +41,9 @@ def wish(job: finetunejob.FineTuneJob, seen: observed.Seen) -> Wish:
         message = f"the defaults of profile {found.metadata.name!r} do not fit at {field or 'spec'}; {remedy}"
         return Wish(job.spec, job.spec.base_model, refusal=Refusal(FORBIDS, message))
     model, digest = resolved(spec.base_model, found)
+    wrong = schedule.problem(spec.retrain)
     refusals = (
+        *([Refusal("ScheduleInvalid", wrong)] if wrong else []),
         *_unsupported(spec, model, seen.mode),
         *_forbidden(spec, model, found),
         *_engine(spec, seen.mode, found),
@@ -203,8 +205,6 @@ def _not_in_cluster(spec: finetunejob.FineTuneJobSpec, uris: list[tuple[str, str
             yield Refusal(HERE, f"{field} {uri!r} is a file of one machine; in a cluster use pvc:// or hf://")
         if uri.startswith("s3://"):
             yield Refusal(HERE, f"{field} {uri!r}: s3:// is not read yet; copy the files to a claim and use pvc://")
-    if spec.retrain.schedule is not None:
-        yield Refusal(HERE, "retrain.schedule is not carried out yet; change retrain.requestedAt from a CronJob")
     if spec.tracking:
         remedy = "leave it out (metrics.jsonl beside a version has it)"
         yield Refusal(HERE, f"tracking: no tracker is connected yet; {remedy}")
