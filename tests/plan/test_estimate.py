@@ -77,6 +77,17 @@ def test_status_keeps_its_words_when_all_else_has_forgotten_the_estimate() -> No
         assert estimate.kept(again.report.estimate, said) == said
 
 
+def test_the_same_work_measured_on_a_busier_machine_is_not_told_anew() -> None:
+    world = World()
+    said = settled(world, found())
+    slower = [{**stage, "seconds": 2 * stage["seconds"]} for stage in STAGES]
+    world.prepared = worlds.prepare_report().model_copy(
+        update={"estimate": found(durationSeconds=284.4, stages=slower)}
+    )
+    world.run_again()
+    assert world.status.estimate == said
+
+
 def test_a_new_estimate_takes_the_place_of_the_old_one() -> None:
     said = settled(World(), found())
     assert estimate.kept(found(durationSeconds=99.0, stages=[]), said).duration_seconds == 99
