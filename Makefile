@@ -47,7 +47,7 @@ demo: setup ## Tune a real small model on a real task and see the verdict: minut
 
 test: lint ## Run all that CI runs: lint, then every test that this machine can run; says which it cannot
 	@$(BIN)/python -m tests.support.kube prepare
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m "not exhaustive" $(PYTEST)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -q -m "not exhaustive" $(PYTEST)
 
 test-slow: setup ## Run the cases that `make test` leaves out, such as the cache's exactness on every architecture (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist load -q -m exhaustive $(PYTEST)

@@ -50,6 +50,7 @@ def test_two_pods_train_one_version(told: story.Story, material: story.Material)
     story.live_on_two_nodes(told, material, RUN_SECONDS)
 
 
+@pytest.mark.exhaustive  # what it serves with is tested without a node, too
 def test_a_server_of_the_jobs_own_answers_only_who_shows_the_token(told: story.Story, material: story.Material) -> None:
     told.kubectl("create", "secret", "generic", "clients", "-n", told.team, "--from-literal=token=open-sesame")
     serving = {**material.manifest["spec"]["serving"], "mode": "Dedicated"}
@@ -66,6 +67,7 @@ def test_a_server_of_the_jobs_own_answers_only_who_shows_the_token(told: story.S
     told.kubectl("delete", "ftj", "guarded", "-n", told.team, "--timeout=60s", seconds=70)
 
 
+@pytest.mark.exhaustive  # canaries are tested on a real API server with real servers in every run
 def test_a_canary_that_never_ends_its_answers_gives_way_a_good_one_takes_over_and_pods_may_die(
     told: story.Story, material: story.Material
 ) -> None:

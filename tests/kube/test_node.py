@@ -87,7 +87,8 @@ def test_a_pod_is_told_before_its_end(pods: pod.Pods) -> None:
     script = """
 import signal, sys, time
 def leave(*_):
-    print('saved')
+    print('saved', flush=True)
+    time.sleep(8)  # with the pod its words go, too
     sys.exit(0)
 signal.signal(signal.SIGTERM, leave)
 print('ready')

@@ -45,7 +45,9 @@ def likelihood(shop: Shop, version: str, context: str, answer: str) -> tuple[flo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "version"), [("secret", "v1"), ("claims--v3", "v3")])
+@pytest.mark.parametrize(
+    ("model", "version"), [pytest.param("secret", "v1", marks=pytest.mark.exhaustive), ("claims--v3", "v3")]
+)
 def test_lm_eval_finds_the_models_own_likelihoods(
     server: served.Server, shop: Shop, tmp_path: Path, model: str, version: str
 ) -> None:

@@ -256,6 +256,7 @@ def test_a_version_that_nobody_wants_leaves_vllm_and_comes_back_under_another_na
     agrees(room, "claims--v2", 2)
 
 
+@pytest.mark.exhaustive  # the same file passes through the server itself in every run
 def test_the_conformance_file_passes_through_the_server(room: Room) -> None:
     token = room.server.folder.with_name("token")
     token.write_text(TOKEN)

@@ -28,7 +28,7 @@ TRAINING: dict[str, Any] = {
 }
 
 
-def told(root: Path, model: Path, cache: Path, count: int = 240, **changes: Any) -> Path:
+def told(root: Path, model: Path, cache: Path, count: int = 90, **changes: Any) -> Path:
     """A run of enough rows for trials."""
     root.mkdir(exist_ok=True)
     runs.write_rows(root / "data.jsonl", runs.rows(count, seed=3))
@@ -44,7 +44,8 @@ def report(root: Path, number: int = 1) -> EvaluationReport:
 def _short() -> Iterator[None]:
     """Trials shorter than is wise: here it counts what is done with them, not what they say."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(depth, "FEWEST_STEPS", 12)
+        patch.setattr(depth, "FEWEST_STEPS", 4)
+        patch.setattr(depth, "FEWEST_ROWS", 60)
         yield
 
 
@@ -58,7 +59,7 @@ def chosen(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_trials_of_few_and_many_layers_choose_and_are_told(chosen: Path) -> None:
     found = report(chosen)
     assert [row.layers for row in found.layer_trials] == [2, 3]
-    assert [row.steps for row in found.layer_trials] == [12, 12]
+    assert [row.steps for row in found.layer_trials] == [4, 4]
     assert [row.relative_cost for row in found.layer_trials] == [1.0, 1.5]
     (winner,) = [row for row in found.layer_trials if row.chosen]
     assert winner.gain_share >= 0.95
@@ -94,7 +95,7 @@ def kill_at(folder: str, step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [("2", 5), ("3", 7), ("r1", 9)])
+@pytest.mark.parametrize("moment", [("2", 2), ("3", 3), ("r1", 9)])
 def test_a_kill_in_a_trial_or_after_it_ends_identically(
     tiny: Path, chosen: Path, tmp_path: Path, moment: tuple[str, int]
 ) -> None:
@@ -155,7 +156,7 @@ def test_the_gates_rows_are_in_no_trial(tiny: Path, chosen: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("count", "training", "why"),
-    [(48, {}, "rows are too few for trials"), (240, {"maxSteps": 20}, "20 optimizer steps are too few")],
+    [(48, {}, "rows are too few for trials"), (90, {"maxSteps": 20}, "20 optimizer steps are too few")],
 )
 def test_small_runs_take_the_layers_by_the_kind_of_data_and_say_so(
     tiny: Path, tmp_path: Path, count: int, training: dict[str, Any], why: str

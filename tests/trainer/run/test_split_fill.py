@@ -146,7 +146,7 @@ def losses(root: Path) -> list[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("medium", ["Memory", "Volume"])
+@pytest.mark.parametrize("medium", [pytest.param("Memory", marks=pytest.mark.exhaustive), "Volume"])
 def test_a_rank_killed_in_the_fill_is_resumed_and_two_ranks_end_with_the_same_bits(
     tiny: Path, tmp_path: Path, medium: str
 ) -> None:
