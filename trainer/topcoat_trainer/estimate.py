@@ -2,7 +2,7 @@
 product, without torch. What cannot be known here (a GPU's speed) is left unknown.
 
 The constants below were calibrated on SmolLM2-135M (30 layers of width 576, FP32) with the demo's claims, LoRA of rank
-16 on the last 8 layers, on a server's CPU with one thread; docs/explanation/estimates.md has the figures.
+16 on the last 8 layers, on two cores of a server's CPU; docs/explanation/estimates.md has the figures.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from topcoat_trainer.workload import Load, Work
 # Share of a measured product's speed that a stage reaches: the rest goes into attention's small products, norms,
 # activations and copies. To calibrate one anew, divide it by "measured / estimated" of its stage in a report.
 READ_EFFICIENCY = 0.48
-LEARN_EFFICIENCY = 0.5
-THIN_EFFICIENCY = 0.2
+LEARN_EFFICIENCY = 0.65
+THIN_EFFICIENCY = 0.26
 WRITE_EFFICIENCY = 0.2
 # Interpreter, libraries, the model's construction, and one second more for so many bytes of weights and rows' tokens.
-LOADING_SECONDS = 28.0
+LOADING_SECONDS = 12.0
 LOADED_BYTES_PER_SECOND = 400e6
 RENDERED_TOKENS_PER_SECOND = 50_000.0
 
