@@ -77,7 +77,7 @@ def test_status_keeps_its_words_when_all_else_has_forgotten_the_estimate() -> No
         assert estimate.kept(again.report.estimate, said) == said
 
 
-def test_the_same_work_measured_on_a_busier_machine_is_not_told_anew() -> None:
+def test_when_the_run_is_over_a_look_on_a_busier_machine_is_no_news() -> None:
     world = World()
     said = settled(world, found())
     slower = [{**stage, "seconds": 2 * stage["seconds"]} for stage in STAGES]

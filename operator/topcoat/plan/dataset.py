@@ -14,7 +14,7 @@ from typing import Any
 from topcoat.api import conditions, exits, retrain, status
 from topcoat.api import report as reports
 from topcoat.plan import estimate as estimates
-from topcoat.plan import lifecycle, observed, schedule, shown, waiting
+from topcoat.plan import inputs, lifecycle, observed, schedule, shown, waiting
 from topcoat.plan.case import Case, Wish
 from topcoat.plan.intent import Action, Headline, Stage, StartPrepare, Word
 from topcoat.plan.order import order
@@ -113,7 +113,7 @@ def _good(case: Case, wish: Wish, prepared: observed.Prepared) -> Sources:
         f"{shown.plural(card.train_samples, 'row')} to learn from, {card.holdout_samples:,} held out, "
         f"{card.invalid:,} left out as unusable"
     )
-    return Sources(Stage({VALID: Word("True", "Checked", message)}, updates=_found(case, prepared)), report)
+    return Sources(Stage({VALID: Word("True", "Checked", message)}, updates=_found(case, wish, prepared)), report)
 
 
 def _remembered(case: Case, prepared: observed.Prepared) -> status.PreparedStatus | None:
@@ -135,7 +135,7 @@ def _place(case: Case, report: reports.PrepareReport) -> dict[str, str]:
     return {"id": shown.clip(report.base_model.id, 253), "path": shown.clip(report.base_model.path)}
 
 
-def _found(case: Case, prepared: observed.Prepared) -> dict[str, object]:
+def _found(case: Case, wish: Wish, prepared: observed.Prepared) -> dict[str, object]:
     report = prepared.report
     assert report is not None  # noqa: S101 (the caller looked)
     card = report.dataset
@@ -153,8 +153,17 @@ def _found(case: Case, prepared: observed.Prepared) -> dict[str, object]:
             digest=shown.clip(report.base_model.digest, 253),
             **_place(case, report),
         ),
-        "estimate": estimates.kept(report.estimate, case.before.estimate),
+        "estimate": _estimate(case, wish, report),
     }
+
+
+def _estimate(case: Case, wish: Wish, report: reports.PrepareReport) -> status.EstimateStatus:
+    """Of the run that is asked for. Where that one is over, nothing will run, and times that are measured at every look
+    are no news.
+    """
+    run, before = case.before.run, case.before.estimate
+    over = run is not None and run.completion_time and run.input_hash == inputs.of(wish, report).hash
+    return before if before is not None and over else estimates.kept(report.estimate, before)
 
 
 def _bad(case: Case, wish: Wish, prepared: observed.Prepared) -> Sources:

@@ -25,20 +25,10 @@ def shown_estimate(found: prepared.Estimate) -> status.EstimateStatus:
 
 
 def kept(found: prepared.Estimate, before: status.EstimateStatus | None) -> status.EstimateStatus:
-    """The field of status; as it was where `found` is what status itself remembered, in fewer words, or is of the same
-    work: times are measured at every look, and a machine that is busier than before is no news.
-    """
+    """The field of status; as it was where `found` is what status itself remembered, in fewer words."""
     made = shown_estimate(found)
-    if before is None:
-        return made
-    remembered = (made.memory, made.duration_seconds) == (before.memory, before.duration_seconds) and not made.stages
-    return before if remembered or _work(made) == _work(before) else made
-
-
-def _work(told: status.EstimateStatus) -> tuple[object, ...]:
-    """All but what was measured; a known time is not an unknown one."""
-    unknown = told.duration_seconds is None
-    return told.memory, told.gpu_memory, told.disk, told.operations, set(told.stages), told.device, unknown
+    same = before is not None and (made.memory, made.duration_seconds) == (before.memory, before.duration_seconds)
+    return before if before is not None and same and not made.stages else made
 
 
 def gpu_hours(found: prepared.Estimate) -> str:
