@@ -11,7 +11,7 @@ from topcoat.cluster import remembered
 from topcoat.plan import estimate, intent, observed
 from topcoat.plan import progress as progresses
 
-STAGES = [
+STAGES: list[dict[str, Any]] = [
     {"stage": "Loading", "seconds": 12.0},
     {"stage": "Caching", "operations": 1e12, "seconds": 0.2},
     {"stage": "Training", "operations": 2e13, "seconds": 130.0},
