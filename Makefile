@@ -50,6 +50,7 @@ test: lint ## Run all that CI runs: lint, then every test that this machine can 
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -q -m "not exhaustive" $(PYTEST)
 
 test-slow: setup ## Run the cases that `make test` leaves out, such as the cache's exactness on every architecture (minutes)
+	@$(BIN)/python -m tests.support.kube prepare
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist load -q -m exhaustive $(PYTEST)
 
 quick: setup ## Run the tests that take seconds

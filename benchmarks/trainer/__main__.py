@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.trainer import runs, table
+from benchmarks.trainer import random_model, runs, table
 from benchmarks.trainer.figures import Course
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ until every subject had that held-out loss. One step learns from 16 rows. TRL co
 joins a step's rows, the other fills them up."""
 SETS = ("claims", "headlines", "packed")
 PARTS = ("peers", "runs")
-SHAPES = ("8b", "1b", "tiny")
 
 
 def options() -> argparse.Namespace:
@@ -42,7 +41,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=4, help="of each subject, in turn")
     parser.add_argument("--only", choices=sorted(subjects()), action="append", help="this subject; may be said again")
     parser.add_argument("--gpu", action="store_true", help="on a GPU, in BF16, beside TRL with Liger, and Unsloth")
-    parser.add_argument("--shape", choices=SHAPES, help="random weights in the shapes of such a model")
+    parser.add_argument("--shape", choices=random_model.SHAPES, help="random weights in the shapes of such a model")
     parser.add_argument("--threads", type=int, default=2, help="of each subject")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     return parser.parse_args()
@@ -73,11 +72,9 @@ def missing(name: str, *, gpu: bool) -> str:
 def base_model(asked: argparse.Namespace, folder: Path) -> Path:
     from topcoat_trainer.demo import model as demo_model
 
-    path = Path(asked.model) if asked.model else demo_model.make(folder / "model").path
+    path: Path = asked.model or demo_model.make(folder / "model").path
     if not asked.shape:
         return path
-    from benchmarks.trainer import random_model
-
     return random_model.make(folder / "random", asked.shape, path, gpu=asked.gpu)
 
 
@@ -131,7 +128,7 @@ def main() -> int:
             print(f"\n{table.table(courses, aims=not (asked.shape or asked.model))}\n\n{NOTES}\n", flush=True)
             found["peers"] = [asdict(course) for course in courses]
         if "runs" in parts:
-            compared = runs.compare(path.resolve(), asked.rows, asked.threads, folder)
+            compared = runs.compare(path.resolve(), asked.rows, folder)
             print(f"\n{runs.table(compared)}")
             found["runs"] = runs.as_json(compared)
     if asked.json:

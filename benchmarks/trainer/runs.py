@@ -5,7 +5,6 @@ they would cost otherwise. Processor seconds of the stages up to the trained tai
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -37,7 +36,7 @@ class Comparison:
         return self.ours / self.other
 
 
-def compare(model: Path, rows: int, threads: int, folder: Path) -> list[Comparison]:
+def compare(model: Path, rows: int, folder: Path) -> list[Comparison]:
     """All comparisons, in turn, on so many claims."""
     from topcoat_trainer.demo import claims
 
@@ -46,7 +45,7 @@ def compare(model: Path, rows: int, threads: int, folder: Path) -> list[Comparis
     if int(rows * MORE) > len(lines):
         raise SystemExit(f"there are {len(lines)} claims: --rows may be {int(len(lines) / MORE)} at most")
     random.Random(0).shuffle(lines)
-    place = _Place(model, folder, threads)
+    place = _Place(model, folder)
 
     def costs(store: str, count: int, **training: Any) -> Mapping[str, float]:
         (folder / "train.jsonl").write_text("".join(lines[:count]))
@@ -74,7 +73,6 @@ class _Place:
 
     model: Path
     folder: Path
-    threads: int
 
     def costs(self, store: str, training: Mapping[str, Any]) -> dict[str, float]:
         """Processor seconds of each stage of a run."""
@@ -108,10 +106,7 @@ class _Place:
             "--store",
             str(self.folder / store),
         ]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
         fresh = self._diaries(store) - before
         if len(fresh) != 1:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

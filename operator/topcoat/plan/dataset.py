@@ -61,8 +61,8 @@ def _looking_again(case: Case, wish: Wish, prepared: observed.Prepared, told: St
     """The sources are read anew when `retrain` says so, whatever they were like the last time."""
     if case.seen.mode is observed.Mode.LOCAL or told.actions:
         return told
-    due = _due(case, wish.spec.retrain, prepared)
-    at = schedule.after(wish.spec.retrain, case.now) if _scheduled(wish.spec.retrain) else None
+    rules = wish.spec.retrain
+    due, at = _due(case, rules, prepared), None if rules.suspend else schedule.after(rules, case.now)
     told = replace(told, updates={**told.updates, "next_schedule_time": shown.time(at) if at else None})
     if due is None:
         return told
@@ -79,10 +79,6 @@ def _due(case: Case, rules: retrain.Retrain, prepared: observed.Prepared) -> dat
         return found
     polled = prepared.finished_at + timedelta(seconds=poll.poll_interval_seconds)
     return polled if found is None else min(polled, found)
-
-
-def _scheduled(rules: retrain.Retrain) -> bool:
-    return rules.schedule is not None and not rules.suspend and not schedule.problem(rules)
 
 
 def _asking(case: Case, wish: Wish, *, quiet: bool) -> Stage:
@@ -162,8 +158,11 @@ def _estimate(case: Case, wish: Wish, report: reports.PrepareReport) -> status.E
     are no news.
     """
     run, before = case.before.run, case.before.estimate
-    over = run is not None and run.completion_time and run.input_hash == inputs.of(wish, report).hash
-    return before if before is not None and over else estimates.kept(report.estimate, before)
+    told = estimates.kept(report.estimate, before)
+    # The inputs are hashed only where there is something to decide.
+    if before is None or told == before or run is None or not run.completion_time:
+        return told
+    return before if run.input_hash == inputs.of(wish, report).hash else told
 
 
 def _bad(case: Case, wish: Wish, prepared: observed.Prepared) -> Sources:

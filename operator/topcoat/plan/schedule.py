@@ -43,7 +43,9 @@ def problem(rules: Retrain) -> str:
 
 
 def after(rules: Retrain, moment: datetime) -> datetime | None:
-    """The first time of the schedule behind `moment`, in UTC; None: there is none."""
+    """The first time of the schedule behind `moment`, in UTC; None: there is none. Only for one without a `problem`, as
+    every manifest is that was not refused.
+    """
     if rules.schedule is None:
         return None
     line = NAMES.get(rules.schedule, rules.schedule)
@@ -57,7 +59,7 @@ def _zone(rules: Retrain) -> ZoneInfo:
 
 def due_or_none(case: Case, rules: Retrain, looked_at: datetime) -> datetime | None:
     """When the sources are to be looked at again, which may be past; they were looked at last at `looked_at`."""
-    if rules.suspend or problem(rules):
+    if rules.suspend:
         return None
     if case.active_run and rules.concurrency_policy is not ConcurrencyPolicy.REPLACE:
         return None
