@@ -43,7 +43,13 @@ def method(kind: MethodType = MethodType.LORA, **lora: Any) -> Method:
 
 
 def course(
-    model_folder: Path, folder: Path, settings: Settings = SETTINGS, how: Method | None = None, **changes: Any
+    model_folder: Path,
+    folder: Path,
+    settings: Settings = SETTINGS,
+    how: Method | None = None,
+    *,
+    packing: bool = True,
+    **changes: Any,
 ) -> Course:
     """A course on the last two layers of a tiny model; the same arguments give the same course."""
     torch.set_num_threads(1)
@@ -62,7 +68,7 @@ def course(
         identity="i" * 64,
         reporter=Reporter(folder / "progress.json"),
         stop=Stop(),
-        view=survey.narrowed(survey.view(tail.model, rows(18), packing=settings.packing), rows(18)),
+        view=survey.narrowed(survey.view(tail.model, rows(18), packing=packing), rows(18)),
     )
     made.reporter.stage("Training")
     for name, value in changes.items():

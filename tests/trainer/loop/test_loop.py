@@ -88,8 +88,8 @@ def test_micro_batches_and_packing_change_nothing_but_rounding(
 ) -> None:
     reference = courses.course(tiny, tmp_path / "a", courses.with_settings(learning_rate=1e-3))
     courses.train(reference)
-    settings = courses.with_settings(packing=packing, learning_rate=1e-3)
-    course = courses.course(tiny, tmp_path / "b", settings, portion=Portion(portion, 4096))
+    settings = courses.with_settings(learning_rate=1e-3)
+    course = courses.course(tiny, tmp_path / "b", settings, packing=packing, portion=Portion(portion, 4096))
     courses.train(course)
     first, second = courses.journal(tmp_path / "a"), courses.journal(tmp_path / "b")
     assert [line["loss"] for line in second] == pytest.approx([line["loss"] for line in first], rel=1e-4)

@@ -48,7 +48,6 @@ class Settings:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     seed: int = 0
-    packing: bool = True
     patience: int | None = None
     min_delta: float = 0.0
     checkpoint_interval_steps: int = 100
@@ -75,7 +74,6 @@ def settings(told: RunFile, gpus: int = 0) -> Settings:
         weight_decay=float(training.weight_decay),
         max_grad_norm=float(training.max_grad_norm),
         seed=training.seed,
-        packing=training.packing,
         patience=stopping.patience if stopping else None,
         min_delta=float(stopping.min_delta) if stopping else 0.0,
         checkpoint_interval_steps=lifecycle.checkpoint.interval_steps,
